@@ -1,0 +1,54 @@
+#include "core/parallel.h"
+
+#include <oneapi/tbb/blocked_range.h>
+#include <oneapi/tbb/global_control.h>
+#include <oneapi/tbb/info.h>
+#include <oneapi/tbb/parallel_for.h>
+#include <oneapi/tbb/task_arena.h>
+
+#include <algorithm>
+#include <memory>
+#include <mutex>
+
+namespace kvgrind {
+namespace {
+struct Pool {
+  std::mutex mutex;
+  int threads = std::max(1, oneapi::tbb::info::default_concurrency());
+  std::unique_ptr<oneapi::tbb::global_control> limit;
+};
+Pool& pool() {
+  static Pool instance;
+  return instance;
+}
+}  // namespace
+
+int thread_count() {
+  const std::lock_guard lock(pool().mutex);
+  return pool().threads;
+}
+
+void set_thread_count(int n) {
+  const std::lock_guard lock(pool().mutex);
+  pool().threads = n > 0 ? n : std::max(1, oneapi::tbb::info::default_concurrency());
+  pool().limit = std::make_unique<oneapi::tbb::global_control>(
+      oneapi::tbb::global_control::max_allowed_parallelism, static_cast<std::size_t>(pool().threads));
+}
+
+void detail::parallel_for_erased(std::int64_t n, std::int64_t grain, void (*call)(void*, std::int64_t),
+                                 void* context) {
+  if (n <= 0) return;
+  if (n == 1 || thread_count() == 1) {
+    for (std::int64_t i = 0; i < n; ++i) call(context, i);
+    return;
+  }
+  // isolate: a thread that waits inside a nested loop must not start an unrelated outer task.
+  oneapi::tbb::this_task_arena::isolate([&] {
+    oneapi::tbb::parallel_for(oneapi::tbb::blocked_range<std::int64_t>(0, n, std::max<std::int64_t>(1, grain)),
+                              [&](const oneapi::tbb::blocked_range<std::int64_t>& range) {
+                                for (std::int64_t i = range.begin(); i != range.end(); ++i) call(context, i);
+                              });
+  });
+}
+
+}  // namespace kvgrind

@@ -1,0 +1,60 @@
+// The tap: what the model runtime shows while it runs. Declared here so that the runtime (sim) and the recorder
+// (traces) never meet; replay plugs one into the other.
+//
+// Order of calls for one forward pass over tokens [first, first + n) of one sequence:
+//   begin(pass);  for each layer: probabilities(…)* (concurrently over heads), then layer(…);  end(pass)
+// Views are valid during the call only. All fp32.
+#pragma once
+#include <cstdint>
+#include <span>
+
+#include "core/view.h"
+
+namespace kvgrind {
+
+struct TapPass {
+  std::int64_t sequence = 0;
+  std::int64_t first = 0;              // position of the first fed token
+  std::span<const std::int32_t> ids;   // the fed tokens
+  bool decode = false;                 // fed one at a time by generation (or teacher-forced stepping)
+};
+
+struct TapLayer {
+  std::int64_t layer = 0;
+  View<const float, 3> q;              // [n, Hq, D] post-RoPE
+  View<const float, 3> q_pre;          // [n, Hq, D] pre-RoPE (after q-norm)
+  View<const float, 3> k;              // [n, Hk, D] post-RoPE, as the cache holds it
+  View<const float, 3> v;              // [n, Hk, D]
+  View<const float, 2> lse;            // [n, Hq] natural log of Σ exp(logit), sinks included
+  View<const float, 2> input;          // [n, hidden] the layer's input residual, before its norm
+  View<const float, 2> attn_in;        // [n, hidden] the attention's input, after that norm
+  View<const float, 2> attn_out;       // [n, hidden] the attention's output after W_O, before the residual is added
+};
+
+// One block of at most 64 queries of one query head; blocks start at absolute multiples of 64.
+struct TapProbabilities {
+  std::int64_t layer = 0, head = 0;    // query head
+  std::int64_t first = 0;              // position of the first query row
+  View<const float, 2> p;              // [rows, keys] softmax, causal zeros included; key j has position key_position[j]
+  std::span<const std::int64_t> key_position;
+};
+
+struct TapEnd {
+  View<const float, 2> final_residual; // [n, hidden] before the final norm
+  View<const float, 2> logits;         // [rows, vocab] of the rows asked for, else empty
+  std::span<const std::int64_t> logit_rows;  // row indices within the pass that `logits` holds
+};
+
+class Tap {
+ public:
+  virtual ~Tap() = default;
+  // Whether probabilities() is wanted for this layer (costs time).
+  virtual bool wants_probabilities(std::int64_t layer) const { (void)layer; return false; }
+  virtual bool wants_all_logits() const { return false; }
+  virtual void begin(const TapPass&) {}
+  virtual void probabilities(const TapProbabilities&) {}  // called concurrently for different heads
+  virtual void layer(const TapLayer&) {}
+  virtual void end(const TapEnd&) {}
+};
+
+}  // namespace kvgrind

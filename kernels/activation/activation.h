@@ -1,0 +1,9 @@
+// out = silu(gate) · up, elementwise. gate, up, out [n, F] f32; gate_up may hold both side by side.
+#pragma once
+#include "core/view.h"
+
+namespace kvgrind::kernels {
+
+void silu_mul(View<const float, 2> gate, View<const float, 2> up, View<float, 2> out);
+
+}  // namespace kvgrind::kernels

@@ -1,0 +1,14 @@
+// Order of scores, once for the whole project: score descending, then index ascending; NaN last (and counted).
+#pragma once
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace kvgrind::kernels {
+
+// Indices of all scores in that order. nan_count (optional) receives how many were NaN.
+std::vector<std::int32_t> rank_order(std::span<const float> score, std::int64_t* nan_count = nullptr);
+// The first k of rank_order, in ascending index order. k is clamped to [0, n].
+std::vector<std::int32_t> top_k(std::span<const float> score, std::int64_t k, std::int64_t* nan_count = nullptr);
+
+}  // namespace kvgrind::kernels

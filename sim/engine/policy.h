@@ -1,0 +1,50 @@
+// A policy bound to primitives: every name resolved, every parameter with a value, canonical print and hash.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/json.h"
+#include "core/policy_line.h"
+#include "sim/engine/signals.h"
+
+namespace kvgrind::sim {
+
+enum class CountClass : std::uint8_t { exact, at_most, threshold, fixed };
+
+// How much is kept. `removed` hands the ratio to upstream's arithmetic: kept = int(n · (1 − ratio)) in binary64.
+struct Amount {
+  enum class Kind : std::uint8_t { fraction, tokens, bytes, removed } kind = Kind::fraction;
+  double value = 1.0;
+  std::string text() const;  // "0.2", "512t", "67108864B"; removed: "removed 0.8"
+};
+// "0.2", "512t", "64MiB", "20%". Error(usage) otherwise.
+Amount parse_amount(std::string_view text);
+std::vector<Amount> parse_amounts(std::string_view comma_separated);
+
+struct MethodCard {       // one file of sim/methods
+  std::string name;
+  json::object data;      // source, tag, fidelity, count, full, deviations, parameters, like variants
+};
+
+class BoundPolicy;        // see sim/engine/bound_policy.h for its inside
+using PolicyPtr = std::shared_ptr<const BoundPolicy>;
+
+// `text` is a line or a preset call ("snapkv(window=32,like=kvpress)"). Error(usage) with the column, the nearest
+// name and the choices.
+PolicyPtr bind_policy(std::string_view text);
+
+const std::string& canonical_line(const BoundPolicy& policy);  // the identity; without amount and seed
+std::string policy_hash(const BoundPolicy& policy);            // 16 hex digits of the canonical line
+const std::string& typed_text(const BoundPolicy& policy);      // as typed
+CountClass count_class(const BoundPolicy& policy);
+std::vector<Signal> needed_signals(const BoundPolicy& policy);
+bool one_shot(const BoundPolicy& policy);                      // decides once, at the compression moment
+bool needs_steps(const BoundPolicy& policy);                   // must see every later token one at a time
+
+std::vector<MethodCard> method_cards();                        // all presets, by name
+std::vector<std::string> preset_names();
+
+}  // namespace kvgrind::sim

@@ -1,0 +1,219 @@
+// A primitive is a row of a table: name, source, help, parameters, needed signals, function. One file each under
+// sim/score, sim/budget, sim/select, sim/act, sim/schedule, sim/read; the tables are generated from the files.
+#pragma once
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/policy_line.h"
+#include "sim/engine/cache_state.h"
+#include "sim/engine/plan.h"
+#include "sim/engine/policy.h"
+#include "sim/engine/signals.h"
+
+namespace kvgrind::sim {
+
+enum class ParamType : std::uint8_t { integer, number, boolean, word, call, list, text };
+
+struct ParamRow {
+  const char* name;
+  ParamType type;
+  const char* default_text;               // grammar text; null = required
+  const char* help;
+  double min = -1e300, max = 1e300;
+  std::vector<const char*> words = {};    // choices of a word; for a call: the slot it binds in ("score")
+};
+
+struct BoundCall;                          // a primitive with all parameters (bound_policy.h)
+
+// Typed access to bound parameters; asking for a name that the row does not declare is our own mistake (assert).
+class Params {
+ public:
+  std::int64_t integer(std::string_view name) const;
+  double number(std::string_view name) const;
+  bool boolean(std::string_view name) const;
+  const std::string& word(std::string_view name) const;
+  const BoundCall& call(std::string_view name) const;
+  const std::vector<BoundCall>& calls(std::string_view name) const;     // list of calls
+  std::vector<double> numbers(std::string_view name) const;             // list of numbers
+
+  struct Entry;
+  std::vector<std::shared_ptr<const Entry>> entries;  // declared order
+};
+
+// Named float columns keyed by position that live as long as the run (running sums, ages …), one set per group.
+using Memory = std::map<std::string, std::vector<float>, std::less<>>;
+
+// When something is decided.
+struct Moment {
+  enum class Kind : std::uint8_t { layer, chunk, step, segment } kind = Kind::segment;
+  std::int64_t tokens = 0;        // positions [0, tokens) have been seen
+  std::int64_t queries_begin = 0; // queries since this primitive last ran: [queries_begin, tokens)
+  bool compress = false;          // the protocol's compression moment
+  Role role = Role::context;      // of the segment that ended
+};
+
+struct RunFacts {
+  std::uint64_t seed = 0;
+  std::int64_t sequence = 0;
+  const ModelCard* card = nullptr;
+};
+
+// ---- score -------------------------------------------------------------------------------------------------------
+struct ScoreContext {
+  const Params& params;
+  const RunFacts& facts;
+  const Moment& moment;
+  const SignalSource& signals;
+  const CacheState& cache;
+  std::int64_t layer = 0, group = 0;
+  Memory& memory;
+  const GroupSlots& slots() const { return cache.group(layer, group); }
+  // Query heads that read this group: [first, first + count).
+  std::int64_t first_query_head() const;
+  std::int64_t query_heads() const;
+  // Attention rows of query head h for queries [first, first + n) over the slots as they are, causal: [n, slots].
+  Array<float, 2> attention(std::int64_t query_head, std::int64_t first, std::int64_t n) const;
+  // Runs a nested score call on the same group.
+  void evaluate(const BoundCall& call, struct Columns& out) const;
+};
+struct Columns {
+  std::vector<float> s;                                   // [slots] higher = keep
+  std::map<std::string, std::vector<float>, std::less<>> extra;
+};
+struct ScoreRow {
+  const char* name;
+  const char* source;
+  const char* help;
+  std::vector<ParamRow> params;
+  std::vector<Signal> needs;
+  void (*score)(const ScoreContext&, Columns&);
+};
+
+// ---- budget ------------------------------------------------------------------------------------------------------
+enum class Scope : std::uint8_t { group, layer, model };
+struct BudgetGroup {
+  std::int64_t layer = 0, group = 0;
+  std::int64_t visible = 0;             // slots there now (within the window's reach)
+  std::int64_t base = 0;                // what the amount alone gives this group
+  double base_real = 0;                 // the same before rounding
+  std::span<const float> scores;
+  std::int64_t kept = 0;                // out
+};
+struct BudgetContext {
+  const Params& params;
+  const RunFacts& facts;
+  const Moment& moment;
+  const SignalSource& signals;
+  const Amount& amount;
+  std::vector<BudgetGroup>& groups;     // all groups of the scope
+};
+struct BudgetRow {
+  const char* name;
+  const char* source;
+  const char* help;
+  std::vector<ParamRow> params;
+  std::vector<Signal> needs;
+  Scope scope;
+  CountClass count;
+  void (*allocate)(const BudgetContext&);
+};
+
+// ---- select ------------------------------------------------------------------------------------------------------
+struct SelectContext {
+  const Params& params;
+  const RunFacts& facts;
+  const Moment& moment;
+  const GroupSlots& slots;
+  const Columns& columns;
+  std::int64_t layer = 0, group = 0;
+  std::int64_t budget = 0;
+  std::int64_t& nan_scores;
+};
+struct Selection {
+  std::vector<std::int32_t> kept;       // slot indices, ascending
+  std::vector<std::int32_t> order;      // all slots by priority (for graded acts)
+};
+struct SelectRow {
+  const char* name;
+  const char* source;
+  const char* help;
+  std::vector<ParamRow> params;
+  std::vector<const char*> columns;     // extra columns it needs
+  CountClass count;
+  Selection (*select)(const SelectContext&);
+};
+
+// ---- act ---------------------------------------------------------------------------------------------------------
+struct ActContext {
+  const Params& params;
+  const RunFacts& facts;
+  const Moment& moment;
+  const SignalSource& signals;
+  const CacheState& cache;
+  const Columns& columns;
+  const Selection& selection;
+  std::int64_t layer = 0, group = 0;
+  const GroupSlots& slots() const { return cache.group(layer, group); }
+};
+struct ActRow {
+  const char* name;
+  const char* source;
+  const char* help;
+  std::vector<ParamRow> params;
+  std::vector<Signal> needs;
+  void (*act)(const ActContext&, GroupPlan&);
+};
+
+// ---- schedule ----------------------------------------------------------------------------------------------------
+struct ScheduleContext {
+  const Params& params;
+  const Moment& moment;
+  std::int64_t since_last = 0;          // tokens since it last fired; −1 = never fired
+};
+struct ScheduleRow {
+  const char* name;
+  const char* source;
+  const char* help;
+  std::vector<ParamRow> params;
+  bool one_shot;                        // fires at the compression moment only; later tokens are kept and not counted
+  bool steps;                           // must see single steps; the budget holds in all
+  bool (*fires)(const ScheduleContext&);
+};
+
+// ---- read --------------------------------------------------------------------------------------------------------
+struct ReadContext {
+  const Params& params;
+  const RunFacts& facts;
+  const SignalSource& signals;
+  const CacheState& cache;
+  const Amount& amount;
+  std::int64_t layer = 0, group = 0;
+  std::int64_t first = 0;               // position of the first query
+  std::int64_t compressed_at = -1;      // tokens at the compression moment; −1 = not yet
+  View<const float, 3> q;               // [n, Hq, D]
+  Memory& memory;
+};
+struct ReadRow {
+  const char* name;
+  const char* source;
+  const char* help;
+  std::vector<ParamRow> params;
+  std::vector<Signal> needs;
+  bool reads_all;
+  void (*read)(const ReadContext&, std::vector<std::vector<std::int32_t>>& slots_of_query);  // null when reads_all
+};
+
+const std::vector<const ScoreRow*>& score_rows();
+const std::vector<const BudgetRow*>& budget_rows();
+const std::vector<const SelectRow*>& select_rows();
+const std::vector<const ActRow*>& act_rows();
+const std::vector<const ScheduleRow*>& schedule_rows();
+const std::vector<const ReadRow*>& read_rows();
+
+}  // namespace kvgrind::sim

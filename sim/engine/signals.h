@@ -1,0 +1,56 @@
+// Signals: everything a score may read. The open loop's source is the trace, the closed loop's is the runtime; the
+// same queries give the same plans. K and V come from the cache the policy owns, never from here.
+#pragma once
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "core/array.h"
+#include "core/model_card.h"
+#include "core/sequence.h"
+
+namespace kvgrind::sim {
+
+enum class Signal : std::uint8_t {
+  queries,           // post-RoPE queries at chosen positions
+  column_sums,       // attention each key received from all queries so far
+  query_statistics,  // mean and second moment of pre-RoPE queries
+  future_queries,    // queries after the moment (oracles)
+  hidden_norm,       // L2 of the layer's input residual
+  attention_input_norm,
+  output_projection, // W_O
+  segments,
+  spans,
+  repeat_probe,      // queries of a pass that repeats the context
+};
+std::string_view signal_name(Signal signal);
+
+struct QueryStatistics {   // of one query head, pre-RoPE
+  std::int64_t n = 0;      // queries counted
+  std::vector<float> mean;             // [D]
+  Array<float, 2> second_moment;       // [D, D], E[q qᵀ]
+  std::vector<float> mean_modulus;     // [D/2] per complex pair
+};
+
+class SignalSource {
+ public:
+  virtual ~SignalSource() = default;
+  virtual const ModelCard& card() const = 0;
+  virtual bool has(Signal signal) const = 0;
+  // Post-RoPE queries of one head at positions [first, first + n); Error(usage) naming the signal when not there.
+  virtual Array<float, 2> queries(std::int64_t layer, std::int64_t head, std::int64_t first, std::int64_t n) const = 0;
+  // Σ over queries i < until of the full-cache attention each key received, per key position [until]; of one query head.
+  virtual std::vector<float> column_sums(std::int64_t layer, std::int64_t head, std::int64_t until) const = 0;
+  // Statistics over queries at positions [skip, until).
+  virtual QueryStatistics query_statistics(std::int64_t layer, std::int64_t head, std::int64_t skip, std::int64_t until) const = 0;
+  // Positions [begin, end) of the queries known to come after `moment` (oracles; empty in the closed loop).
+  virtual std::pair<std::int64_t, std::int64_t> future(std::int64_t moment) const = 0;
+  virtual std::span<const float> hidden_norm(std::int64_t layer) const = 0;           // [T]
+  virtual std::span<const float> attention_input_norm(std::int64_t layer) const = 0;  // [T]
+  virtual const Array<float, 2>& output_projection(std::int64_t layer) const = 0;     // [hidden, Hq·D]
+  virtual std::span<const Segment> segments() const = 0;
+  virtual std::span<const Span> spans() const = 0;
+};
+
+}  // namespace kvgrind::sim

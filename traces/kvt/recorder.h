@@ -1,0 +1,74 @@
+// Recording: a Tap that writes a `.kvt` crash-safely with bounded memory. See traces/SCHEMA.md and the protocol there.
+#pragma once
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/array.h"
+#include "core/json.h"
+#include "core/model_card.h"
+#include "core/sequence.h"
+#include "core/tap.h"
+
+namespace kvgrind::traces {
+
+enum class QueryContent : std::uint8_t { all, window, sample, none };
+enum class FsyncMode : std::uint8_t { never, chunk, end };
+
+struct RecordOptions {
+  QueryContent queries = QueryContent::all;
+  std::int64_t query_window = 64;        // window: last W of each segment + all decode and answer queries
+  double query_sample_share = 0.1;       // sample: stratified over positions, + window
+  bool column_sums = true;
+  bool query_statistics = true;
+  bool pooled_maps = true;
+  bool logits_top64 = true;
+  bool output_projection = true;         // stored unless above 5 % of the announced file (then said so in the file)
+  FsyncMode fsync = FsyncMode::end;
+  std::int64_t reserve_bytes = 256ll << 20;  // free disk space left alone
+  bool force = false;                    // replace an existing final file (by rename)
+  bool anonymous = false;                // no host, user, paths in the provenance
+};
+
+class Recorder final : public Tap {
+ public:
+  // `sequences` announces everything that will be fed (forks included), in order. output_projection(layer) may be null.
+  // token_bytes(id) gives the bytes of a token (may be null: no text recorded).
+  struct Plan {
+    ModelCard card;
+    std::vector<TokenSequence> sequences;
+    json::object provenance;             // command, seeds, … ; version, git hash, machine, times are added
+    std::function<Array<float, 2>(std::int64_t layer)> output_projection;
+    std::function<std::string(std::int32_t)> token_bytes;
+  };
+  Recorder(const std::filesystem::path& path, Plan plan, const RecordOptions& options);
+  ~Recorder() override;                  // without close(): abandons the file as a crash would (prefix readable)
+
+  bool wants_probabilities(std::int64_t layer) const override;
+  bool wants_all_logits() const override;
+  void begin(const TapPass&) override;
+  void probabilities(const TapProbabilities&) override;
+  void layer(const TapLayer&) override;
+  void end(const TapEnd&) override;
+
+  // All tokens of this sequence were fed: its seg, map and extent rows are written and committed.
+  void sequence_done(std::int64_t sequence, std::int32_t next_token = -1);
+  // Final status, close, verify, rename. Error(write) leaves a readable prefix.
+  void close();
+  // Stop early (Ctrl+C, disk full): commits what is complete, final state as given, keeps `.part` unless nothing is missing.
+  void interrupt();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+struct CheckReport { bool ok = false; json::object details; std::vector<std::string> findings; };
+CheckReport check_trace(const std::filesystem::path& path, bool deep);
+// Writes a clean copy of the committed prefix; returns what was kept and lost. Never edits in place.
+json::object repair_trace(const std::filesystem::path& in, const std::filesystem::path& out, bool force);
+
+}  // namespace kvgrind::traces
