@@ -1,0 +1,68 @@
+// The closed loop's signals: what the running model showed (queries, norms), position by position. A Tap that the
+// runtime feeds and a SignalSource that scores ask. A tail (one question on a shared prefix) is a LiveSignals of its
+// own over the same prefix: positions below the prefix's end are answered by the prefix.
+#pragma once
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <vector>
+
+#include "core/tap.h"
+#include "sim/engine/cache_state.h"
+#include "sim/engine/signals.h"
+#include "sim/model/runtime.h"
+
+namespace kvgrind::replay {
+
+class LiveSignals final : public Tap, public sim::SignalSource {
+ public:
+  LiveSignals(std::shared_ptr<const sim::Model> model, std::vector<Segment> segments, std::vector<Span> spans,
+              std::shared_ptr<const LiveSignals> prefix = nullptr);
+  ~LiveSignals() override;
+
+  // The uncompressed cache of the tokens seen so far, for signals that need all keys (column sums). Not copied.
+  void set_full_cache(const sim::CacheState* cache) { full_cache_ = cache; }
+  std::int64_t end() const { return end_; }  // positions [0, end) have been seen
+
+  // Tap
+  void begin(const TapPass& pass) override;
+  void layer(const TapLayer& shown) override;
+  void end(const TapEnd&) override;
+
+  // SignalSource
+  const ModelCard& card() const override;
+  bool has(sim::Signal signal) const override;
+  Array<float, 2> queries(std::int64_t layer, std::int64_t head, std::int64_t first, std::int64_t n) const override;
+  std::vector<float> column_sums(std::int64_t layer, std::int64_t head, std::int64_t until) const override;
+  sim::QueryStatistics query_statistics(std::int64_t layer, std::int64_t head, std::int64_t skip,
+                                        std::int64_t until) const override;
+  std::pair<std::int64_t, std::int64_t> future(std::int64_t moment) const override;
+  std::span<const float> hidden_norm(std::int64_t layer) const override;
+  std::span<const float> attention_input_norm(std::int64_t layer) const override;
+  const Array<float, 2>& output_projection(std::int64_t layer) const override;
+  std::span<const Segment> segments() const override { return segments_; }
+  std::span<const Span> spans() const override { return spans_; }
+
+ private:
+  struct LayerRows {
+    std::vector<float> q;                          // [own, Hq, D] post-RoPE
+    std::vector<float> hidden_norm, attn_in_norm;  // [end]; the prefix's values in front
+  };
+  std::shared_ptr<const sim::Model> model_;
+  const ModelCard& card_;
+  std::vector<Segment> segments_;
+  std::vector<Span> spans_;
+  std::shared_ptr<const LiveSignals> prefix_;
+  const sim::CacheState* full_cache_ = nullptr;
+  std::int64_t first_ = 0;  // own rows are positions [first_, end_)
+  std::int64_t end_ = 0;
+  std::int64_t pass_first_ = 0;
+  std::vector<LayerRows> layers_;
+
+  struct Cache;  // lazily computed, shared by all policies of a prompt
+  std::unique_ptr<Cache> cache_;
+};
+
+}  // namespace kvgrind::replay
