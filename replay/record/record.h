@@ -1,0 +1,46 @@
+// Recording: runs a model over sequences (forks included), with a recorder plugged into its tap.
+#pragma once
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "core/json.h"
+#include "core/progress.h"
+#include "core/sequence.h"
+#include "sim/model/runtime.h"
+#include "traces/kvt/recorder.h"
+#include "traces/model_files/model_folder.h"
+
+namespace kvgrind::replay {
+
+struct RecordJob {
+  const traces::ModelFolder* model = nullptr;
+  std::vector<TokenSequence> sequences;  // checked by check_sequences; a parent stands before its forks
+  std::filesystem::path out;
+  traces::RecordOptions options;
+  sim::Sampling sampling;                // for sequences that decode
+  std::int64_t chunk = 512;              // tokens fed at once in prefill, rounded up to a multiple of 64
+  std::string device = "auto";           // auto | cpu | cuda:N
+  json::object provenance;               // command and the like; device, seed, chunk are added
+};
+
+struct RecordOutcome {
+  std::string device;                                // what really ran
+  std::int64_t rows = 0;                             // tokens fed, all sequences
+  std::vector<std::vector<std::int32_t>> generated;  // per sequence: the sampled tokens, the last one never fed
+};
+
+// Error(usage) for sequences that do not fit the model, Error(unavailable) for a device that is not there,
+// Error(write) when the file cannot be written, Error(interrupted) when cancelled; in the last two cases the committed
+// prefix stays readable in `<out>.part`. `progress` may be null.
+RecordOutcome record(const RecordJob& job, Progress* progress, const CancelToken& cancel);
+
+// Ids within the vocabulary, segments and spans ordered and inside, forks after their parents and within them,
+// lengths within the model's positions. Error(usage) names sequence and place.
+void check_sequences(const ModelConfig& config, const std::vector<TokenSequence>& sequences);
+
+// "cpu", or "cuda:N" where that is built in and there; Error(unavailable | usage) otherwise.
+std::string resolve_device(std::string_view asked);
+
+}  // namespace kvgrind::replay
