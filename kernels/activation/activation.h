@@ -5,5 +5,6 @@
 namespace kvgrind::kernels {
 
 void silu_mul(View<const float, 2> gate, View<const float, 2> up, View<float, 2> out);
+void silu_mul_ref(View<const float, 2> gate, View<const float, 2> up, View<float, 2> out);  // in double: the oracle
 
 }  // namespace kvgrind::kernels

@@ -5,8 +5,8 @@
 //   out  out [n_q, D] = Σ p v; lse [n_q] natural log of Σ exp(logit) (sink logit included when there is one);
 //        p (through `probabilities`, optional): rows of softmax, zero where masked
 //   logit = cap(scale · q·k) + log_count;  cap(x) = softcap · tanh(x / softcap), none when 0
-//   key j is visible to query i when k_position[j] ≤ q_position[i] and (window == 0 or q_position[i] − k_position[j] < window)
-//   a query that sees nothing (and no sink): out = 0, lse = −inf
+//   key j is visible to query i when k_position[j] ≤ q_position[i] and (window == 0 or q_position[i] − k_position[j] <
+//   window) a query that sees nothing (and no sink): out = 0, lse = −inf
 // Queries are processed in blocks that start at absolute positions that are multiples of 64, and a row's result does
 // not depend on how many other rows are in the call, bitwise.
 // Roofline: 4·D flops and one exp per visible (query, key) pair.
@@ -30,9 +30,9 @@ struct AttentionParams {
   float scale = 1.0f;
   float softcap = 0.0f;
   std::int64_t window = 0;
-  const float* sink = nullptr;               // one logit, joins the denominator only
-  View<float, 2> out;                        // [n_q, D]; data() may be null: not wanted
-  float* lse = nullptr;                      // [n_q]; null: not wanted
+  const float* sink = nullptr;  // one logit, joins the denominator only
+  View<float, 2> out;           // [n_q, D]; data() may be null: not wanted
+  float* lse = nullptr;         // [n_q]; null: not wanted
   // Called once per block, in order, with the block's first row index and p [rows, n_k]; empty: not wanted.
   std::function<void(std::int64_t, View<const float, 2>)> probabilities;
 };

@@ -11,4 +11,8 @@ void rms_norm(View<const float, 2> x, std::span<const float> w, float eps, View<
 // norm[t] = ‖x[t]‖₂
 void l2_norms(View<const float, 2> x, std::span<float> norm);
 
+// Plain loops, double accumulation: the oracles.
+void rms_norm_ref(View<const float, 2> x, std::span<const float> w, float eps, View<float, 2> out);
+void l2_norms_ref(View<const float, 2> x, std::span<float> norm);
+
 }  // namespace kvgrind::kernels

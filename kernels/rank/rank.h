@@ -11,4 +11,8 @@ std::vector<std::int32_t> rank_order(std::span<const float> score, std::int64_t*
 // The first k of rank_order, in ascending index order. k is clamped to [0, n].
 std::vector<std::int32_t> top_k(std::span<const float> score, std::int64_t k, std::int64_t* nan_count = nullptr);
 
+// By comparison sort: the oracles.
+std::vector<std::int32_t> rank_order_ref(std::span<const float> score);
+std::vector<std::int32_t> top_k_ref(std::span<const float> score, std::int64_t k);
+
 }  // namespace kvgrind::kernels

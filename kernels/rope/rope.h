@@ -14,4 +14,8 @@ void rope_apply(const RopeSet& set, std::span<const std::int64_t> position, View
 // The inverse: pre-RoPE from post-RoPE (divides by attention_factor as well).
 void rope_undo(const RopeSet& set, std::span<const std::int64_t> position, View<float, 3> x);
 
+// The same in double after the fp32 angle: the oracles.
+void rope_apply_ref(const RopeSet& set, std::span<const std::int64_t> position, View<float, 3> x);
+void rope_undo_ref(const RopeSet& set, std::span<const std::int64_t> position, View<float, 3> x);
+
 }  // namespace kvgrind::kernels
