@@ -19,10 +19,10 @@ struct RecordJob {
   std::vector<TokenSequence> sequences;  // checked by check_sequences; a parent stands before its forks
   std::filesystem::path out;
   traces::RecordOptions options;
-  sim::Sampling sampling;                // for sequences that decode
-  std::int64_t chunk = 512;              // tokens fed at once in prefill, rounded up to a multiple of 64
-  std::string device = "auto";           // auto | cpu | cuda:N
-  json::object provenance;               // command and the like; device, seed, chunk are added
+  sim::Sampling sampling;       // for sequences that decode
+  std::int64_t chunk = 512;     // tokens fed at once in prefill, rounded up to a multiple of 64
+  std::string device = "auto";  // auto | cpu | cuda:N
+  json::object provenance;      // command and the like; device, seed, chunk are added
 };
 
 struct RecordOutcome {
