@@ -373,7 +373,7 @@ ClosedPrompt::ClosedPrompt(std::shared_ptr<const sim::Model> model, const SuiteP
   s.run_options.announced_length = static_cast<std::int64_t>(prompt.context.size()) + longest;
   s.prefixes.reserve(prompt.questions.size() + 1);
   const bool asked_first = options.turns == Turns::aware || options.turns == Turns::repeat;
-  s.context = s.extend(nullptr, prompt.context, Role::context);
+  s.context_prefix = s.extend(nullptr, prompt.context, Role::context);
   if (asked_first) {
     for (const SuiteQuestion& q : prompt.questions) {
       if (q.question.empty())
@@ -381,10 +381,10 @@ ClosedPrompt::ClosedPrompt(std::shared_ptr<const sim::Model> model, const SuiteP
                                       .found = "a prompt without a question",
                                       .expected = "questions to be aware of",
                                       .next = "use --protocol blind for prose"});
-      s.prefixes.push_back(s.extend(&s.context, q.question, Role::question));
+      s.prefixes.push_back(s.extend(&s.context_prefix, q.question, Role::question));
     }
   } else {
-    s.prefixes.push_back(std::move(s.context));
+    s.prefixes.push_back(std::move(s.context_prefix));
   }
   for (std::size_t q = 0; q < prompt.questions.size(); ++q) {
     if (q == 0 || options.turns != Turns::multi) s.tails.push_back({asked_first ? q : 0, {}, {}});
