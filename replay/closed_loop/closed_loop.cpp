@@ -107,7 +107,7 @@ struct ClosedPrompt::State {
   std::int64_t sequence = 0;
   ClosedOptions options;
   sim::RunOptions run_options;
-  Prefix context;  // lives as long as the prefixes that extend it
+  Prefix context_prefix;  // lives as long as the prefixes that extend it
   std::vector<Prefix> prefixes;
   std::vector<Tail> tails;
 
