@@ -1,0 +1,49 @@
+// What the open loop reads of a recording. Two implementations: over traces::Trace, and synthetic ones in tests.
+// A sequence is seen whole (a fork begins with its parent's rows), so position = row index. All values fp32.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/array.h"
+#include "core/model_card.h"
+#include "traces/kvt/trace.h"
+
+namespace kvgrind::replay {
+
+// Thread-safe: every function may be called from several threads at once.
+class RecordedRun {
+ public:
+  virtual ~RecordedRun() = default;
+  virtual const ModelCard& card() const = 0;
+  virtual std::string hash() const = 0;  // identity of the recording, 16 hex digits
+  virtual const std::vector<traces::SequenceInfo>& sequences() const = 0;
+
+  virtual std::vector<std::int32_t> tokens(std::int64_t sequence) const = 0;  // [T]
+  virtual Array<float, 2> keys(std::int64_t sequence, std::int64_t layer,
+                               std::int64_t kv_head) const = 0;  // [T, D] post-RoPE
+  virtual Array<float, 2> values(std::int64_t sequence, std::int64_t layer, std::int64_t kv_head) const = 0;  // [T, D]
+  virtual traces::RecordedQueries queries(std::int64_t sequence, std::int64_t layer, std::int64_t query_head) const = 0;
+  virtual Array<float, 2> lse(std::int64_t sequence, std::int64_t layer) const = 0;  // [T, Hq]
+  // Σ over the queries of one segment of the attention each key received, [Hq, T]; segment −1 = all prefill queries.
+  virtual std::optional<Array<float, 2>> column_sums(std::int64_t sequence, std::int64_t layer,
+                                                     std::int64_t segment) const = 0;
+  virtual std::vector<traces::QueryStatisticsRow> query_statistics(std::int64_t sequence, std::int64_t layer,
+                                                                   std::int64_t query_head) const = 0;
+  // [T], empty when not recorded.
+  virtual std::vector<float> hidden_norm(std::int64_t sequence, std::int64_t layer) const = 0;
+  virtual std::vector<float> attention_input_norm(std::int64_t sequence, std::int64_t layer) const = 0;
+  // W_O [hidden, Hq·D]; empty optional: not stored.
+  virtual std::optional<Array<float, 2>> output_projection(std::int64_t layer) const = 0;
+};
+
+std::shared_ptr<const RecordedRun> recorded_run(std::shared_ptr<const traces::Trace> trace);
+
+// The sequence with that id; Error(usage) with the ids there are.
+const traces::SequenceInfo& find_sequence(const RecordedRun& run, std::int64_t sequence);
+// The sequence at the root of its forks: sequences on one context share it (the bootstrap draws these).
+std::int64_t root_sequence(const RecordedRun& run, std::int64_t sequence);
+
+}  // namespace kvgrind::replay

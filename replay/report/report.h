@@ -1,0 +1,76 @@
+// Result rows → what they say: per budget a ranked table with intervals over prompts, and a verdict in one sentence.
+// Blind and aware are never in one list; nor are open and closed loop.
+#pragma once
+#include <cstdint>
+#include <limits>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/json.h"
+#include "traces/results/result_row.h"
+
+namespace kvgrind::replay {
+
+struct Interval {
+  double value = std::numeric_limits<double>::quiet_NaN();
+  double lo = std::numeric_limits<double>::quiet_NaN(), hi = std::numeric_limits<double>::quiet_NaN();
+  std::int64_t n = 0;  // prompts
+};
+
+struct ReportOptions {
+  std::string headline;  // ranks by this, lower first; empty = D.answer, else D.all, dprob, E, 1−recall …
+  std::vector<std::string> metrics;  // columns after it; empty = those that are there of the usual ones
+  std::vector<std::string> budgets;  // only these amounts (as in budget_asked); empty = all
+  std::string protocol;              // only this; empty = all, in lists of their own
+  std::int64_t resamples = 2000;
+  std::uint64_t seed = 1;
+  double confidence = 0.95;
+};
+
+enum class Standing : std::uint8_t { ranked, reference };  // reference: full, random (null), oracles
+
+struct ReportRow {
+  std::string preset, policy, hash;
+  Standing standing = Standing::ranked;
+  double rank = std::numeric_limits<double>::quiet_NaN();  // average ranks for ties; NaN for references
+  std::map<std::string, Interval> values;                  // metrics and kept_frac, stored_frac, touched_frac
+  std::int64_t failed = 0;                                 // jobs without a figure
+};
+
+struct ReportTable {
+  std::string loop, protocol, budget;
+  double budget_keep = std::numeric_limits<double>::quiet_NaN();
+  std::vector<ReportRow> rows;  // by headline; references after the ranked
+  std::int64_t prompts = 0;
+  std::string verdict;  // one sentence with the interval; empty when nothing is ranked
+};
+
+struct Report {
+  std::string headline;
+  std::vector<std::string> columns;
+  std::vector<ReportTable> tables;    // by loop, protocol, then budget ascending
+  std::vector<std::string> warnings;  // effective ≠ requested, failed jobs, few prompts, NaN scores
+  std::uint64_t seed = 1;
+  std::int64_t resamples = 0;
+  double confidence = 0.95;
+};
+
+Report build_report(const std::vector<traces::ResultRow>& rows, const ReportOptions& options = {});
+
+enum class ReportFormat : std::uint8_t { table, csv, json, md };
+ReportFormat report_format_from_name(std::string_view name);  // Error(usage)
+std::string print_report(const Report& report, ReportFormat format);
+std::string verdict(const Report& report);  // of the most telling budget of the first list; for a dashboard
+
+// Loss against bytes: points with bars, lower hull, references dashed. SVG text, byte-identical for equal input.
+struct ParetoOptions {
+  std::string x = "stored_frac";  // kept_frac | stored_frac | touched_frac
+  std::string y;                  // empty = the headline
+  std::string title;
+  int width = 860, height = 560;
+};
+std::string pareto_svg(const Report& report, const ParetoOptions& options = {});
+
+}  // namespace kvgrind::replay
