@@ -23,7 +23,7 @@ Threshold parse_threshold(std::string_view text);
 
 struct CompareRow {
   std::string preset, budget, protocol, metric;
-  Interval a, b, delta;  // over paired prompts
+  Estimate a, b, delta;  // over paired prompts
 };
 struct Comparison {
   std::int64_t paired = 0, only_a = 0, only_b = 0, different = 0;  // jobs; different: same job, other figures

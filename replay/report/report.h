@@ -13,7 +13,8 @@
 
 namespace kvgrind::replay {
 
-struct Interval {
+// A mean over prompts with its bootstrap interval.
+struct Estimate {
   double value = std::numeric_limits<double>::quiet_NaN();
   double lo = std::numeric_limits<double>::quiet_NaN(), hi = std::numeric_limits<double>::quiet_NaN();
   std::int64_t n = 0;  // prompts
@@ -35,7 +36,7 @@ struct ReportRow {
   std::string preset, policy, hash;
   Standing standing = Standing::ranked;
   double rank = std::numeric_limits<double>::quiet_NaN();  // average ranks for ties; NaN for references
-  std::map<std::string, Interval> values;                  // metrics and kept_frac, stored_frac, touched_frac
+  std::map<std::string, Estimate> values;                  // metrics and kept_frac, stored_frac, touched_frac
   std::int64_t failed = 0;                                 // jobs without a figure
 };
 
