@@ -1,0 +1,207 @@
+#include "replay/program/console.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+namespace kvgrind::program {
+namespace {
+
+void put(std::FILE* file, std::string_view text) { (void)std::fwrite(text.data(), 1, text.size(), file); }
+
+// Display width of UTF-8 text: code points, which is right for what we print.
+std::size_t width(std::string_view text) {
+  return static_cast<std::size_t>(
+      std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }));
+}
+
+bool numeric(std::string_view cell) {
+  return !cell.empty() &&
+         (std::isdigit(static_cast<unsigned char>(cell[0])) ||
+          ((cell[0] == '-' || cell[0] == '+') && cell.size() > 1 && std::isdigit(static_cast<unsigned char>(cell[1]))));
+}
+
+}  // namespace
+
+// Progress on stderr.
+class Console::Meter final : public Progress {
+ public:
+  explicit Meter(bool terminal) : terminal_(terminal) {}
+
+  void update(std::string_view phase, std::int64_t done, std::int64_t total) override {
+    const Clock::time_point now = Clock::now();
+    if (phase != phase_) {
+      end();
+      phase_ = phase;
+      began_ = last_ = now;
+      first_done_ = done;
+      if (!terminal_) return;
+    }
+    if (now - last_ < (terminal_ ? std::chrono::milliseconds(100) : std::chrono::milliseconds(10000)) &&
+        !(terminal_ && done == total))
+      return;
+    last_ = now;
+    put(stderr, terminal_ ? "\r\033[K" + line(done, total, now) : line(done, total, now) + "\n");
+    std::fflush(stderr);
+    drawn_ = terminal_;
+  }
+  void end() {
+    if (drawn_) put(stderr, "\r\033[K");
+    drawn_ = false;
+    phase_.clear();
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  std::string line(std::int64_t done, std::int64_t total, Clock::time_point now) const {
+    const double seconds = std::chrono::duration<double>(now - began_).count();
+    const double rate = seconds > 0 ? static_cast<double>(done - first_done_) / seconds : 0;
+    std::string text = fmt::format("{}: {}/{}", phase_, done, total);
+    if (terminal_ && total > 0) {
+      const int full = static_cast<int>(24 * std::min(done, total) / total);
+      text += fmt::format(" [{}{}]", std::string(static_cast<std::size_t>(full), '='),
+                          std::string(static_cast<std::size_t>(24 - full), ' '));
+    }
+    if (rate > 0) {
+      text += fmt::format(" {:.3g}/s", rate);
+      if (done < total) text += fmt::format(", {:.0f} s left", std::ceil(static_cast<double>(total - done) / rate));
+    }
+    return text;
+  }
+
+  bool terminal_;
+  bool drawn_ = false;
+  std::string phase_;
+  Clock::time_point began_, last_;
+  std::int64_t first_done_ = 0;
+};
+
+Console::Console(const ConsoleOptions& options, CancelToken cancel) : options_(options), cancel_(std::move(cancel)) {
+  const char* no_color = std::getenv("NO_COLOR");
+  const bool plain = no_color && *no_color;
+  const auto wants = [&](int fd) {
+    return options.color == "always" || (options.color == "auto" && !plain && isatty(fd) == 1);
+  };
+  color_ = wants(STDOUT_FILENO);
+  color_stderr_ = wants(STDERR_FILENO);
+}
+Console::~Console() { end_progress(); }
+
+void Console::data(std::string_view text) {
+  if (reader_gone_) return;
+  end_progress();
+  if (std::fwrite(text.data(), 1, text.size(), stdout) == text.size()) return;
+  if (errno == EPIPE) {
+    reader_gone_ = true;
+    return;
+  }
+  throw Error(Category::write, {.doing = "writing to",
+                                .on = "standard output",
+                                .found = std::strerror(errno),
+                                .expected = "room for the output"});
+}
+
+void Console::document(std::string_view schema, json::object body) {
+  json::object whole;
+  whole["schema"] = fmt::format("kvgrind.{}.1", schema);
+  for (auto& entry : body) whole[entry.key()] = std::move(entry.value());
+  data(json_text(whole) + "\n");
+}
+
+void Console::finish() {
+  if (reader_gone_ || std::fflush(stdout) == 0) return;
+  if (errno == EPIPE) {
+    reader_gone_ = true;
+    return;
+  }
+  throw Error(Category::write, {.doing = "writing to",
+                                .on = "standard output",
+                                .found = std::strerror(errno),
+                                .expected = "room for the output"});
+}
+
+void Console::note(std::string_view line) {
+  if (options_.quiet) return;
+  end_progress();
+  put(stderr, fmt::format("{}\n", line));
+}
+void Console::warn(std::string_view line) {
+  if (options_.quiet) return;
+  end_progress();
+  put(stderr, color_stderr_ ? fmt::format("\033[33mwarning:\033[0m {}\n", line) : fmt::format("warning: {}\n", line));
+}
+void Console::detail(std::string_view line) {
+  if (options_.verbose) note(line);
+}
+
+void Console::error(const Error& error) {
+  end_progress();
+  const Fault& fault = error.fault();
+  const char* red = color_stderr_ ? "\033[31m" : "";
+  const char* plain = color_stderr_ ? "\033[0m" : "";
+  std::string text =
+      fmt::format("{}kvgrind:{} {}{}{}\n", red, plain, fault.doing, fault.on.empty() ? "" : " ", fault.on);
+  const auto part = [&](const char* name, const std::string& value) {
+    if (!value.empty()) text += fmt::format("  {:<9} {}\n", name, value);
+  };
+  part("found:", fault.found);
+  part("expected:", fault.expected);
+  part("usable:", fault.usable);
+  part("next:", fault.next);
+  if (options_.verbose) part("thrown:", fmt::format("{}:{}", error.where().file_name(), error.where().line()));
+  put(stderr, text);
+}
+
+Progress* Console::progress() {
+  if (options_.quiet) return nullptr;
+  if (!meter_) meter_ = std::make_unique<Meter>(isatty(STDERR_FILENO) == 1);
+  return meter_.get();
+}
+void Console::end_progress() {
+  if (meter_) meter_->end();
+}
+
+std::string Table::text() const {
+  std::vector<std::size_t> widths;
+  const auto measure = [&](const std::vector<std::string>& cells) {
+    widths.resize(std::max(widths.size(), cells.size()));
+    for (std::size_t i = 0; i < cells.size(); ++i) widths[i] = std::max(widths[i], width(cells[i]));
+  };
+  measure(header_);
+  for (const auto& cells : rows_) measure(cells);
+
+  std::string out;
+  const auto print = [&](const std::vector<std::string>& cells, const std::vector<std::string>& like) {
+    std::string line;
+    for (std::size_t i = 0; i < cells.size(); ++i) {
+      const std::string pad(widths[i] - width(cells[i]), ' ');
+      const bool right = i < like.size() && numeric(like[i]);
+      line += (i ? "  " : "") + (right ? pad + cells[i] : cells[i] + pad);
+    }
+    line.erase(line.find_last_not_of(' ') + 1);
+    out += line + "\n";
+  };
+  if (!header_.empty()) print(header_, rows_.empty() ? header_ : rows_.front());
+  for (const auto& cells : rows_) print(cells, cells);
+  return out;
+}
+
+std::string bytes_text(double bytes) {
+  const char* unit = "B";
+  for (const char* next : {"kB", "MB", "GB", "TB"}) {
+    if (bytes < 1000) break;
+    bytes /= 1000;
+    unit = next;
+  }
+  return *unit == 'B' ? fmt::format("{:.0f} B", bytes) : fmt::format("{:.3g} {}", bytes, unit);
+}
+
+}  // namespace kvgrind::program
