@@ -33,8 +33,8 @@ struct Feed {
   std::int64_t first = 0;
   std::span<const std::int32_t> ids;
   KvCache* cache = nullptr;
-  Tap* tap = nullptr;                 // may be null
-  bool decode = false;                // tell the tap that this is a generation step
+  Tap* tap = nullptr;                   // may be null
+  bool decode = false;                  // tell the tap that this is a generation step
   std::vector<std::int64_t> logits_of;  // row indices whose logits are wanted
 };
 
@@ -53,10 +53,11 @@ Array<float, 2> prefill(const Model& model, const Feed& feed, std::int64_t chunk
 struct Sampling {
   float temperature = 0.0f;  // 0 = greedy (ties: lowest id)
   float top_p = 1.0f;
-  std::int64_t top_k = 0;    // 0 = off
-  std::uint64_t seed = 0;    // counter-based: token t of sequence s draws from (seed, s, t)
+  std::int64_t top_k = 0;  // 0 = off
+  std::uint64_t seed = 0;  // counter-based: token t of sequence s draws from (seed, s, t)
 };
-std::int32_t sample(std::span<const float> logits, const Sampling& sampling, std::int64_t sequence, std::int64_t position);
+std::int32_t sample(std::span<const float> logits, const Sampling& sampling, std::int64_t sequence,
+                    std::int64_t position);
 
 // −log softmax(logits)[id], in double.
 double negative_log_probability(std::span<const float> logits, std::int32_t id);
