@@ -1,0 +1,247 @@
+#include "replay/validate/validate.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <set>
+
+#include "core/error.h"
+#include "replay/eval/eval.h"
+#include "replay/open_loop/recorded_run.h"
+#include "replay/record/record.h"
+#include "replay/sweep/sweep.h"
+#include "traces/kvt/trace.h"
+#include "traces/results/results_file.h"
+
+namespace kvgrind::replay {
+namespace {
+
+// Contexts as parents, their questions (with the answer) as forks; the id of a sequence is its place in the list.
+std::vector<TokenSequence> sequences_of(const Suite& suite, std::size_t begin, std::size_t end) {
+  std::vector<TokenSequence> out;
+  for (std::size_t p = begin; p < end; ++p) {
+    const SuitePrompt& prompt = suite.prompts[p];
+    const auto context = static_cast<std::int64_t>(prompt.context.size());
+    const auto parent = static_cast<std::int64_t>(out.size());
+    TokenSequence root;
+    root.ids = prompt.context;
+    root.segments = {{Role::context, 0, context}};
+    root.spans = prompt.spans;
+    out.push_back(std::move(root));
+    for (const SuiteQuestion& question : prompt.questions) {
+      TokenSequence fork;
+      fork.parent = parent;
+      fork.fork_at = context;
+      fork.ids = question.question;
+      const std::int64_t asked = context + static_cast<std::int64_t>(question.question.size());
+      fork.ids.insert(fork.ids.end(), question.answer.begin(), question.answer.end());
+      if (asked > context) fork.segments.push_back({Role::question, context, asked});
+      fork.segments.push_back({Role::answer, asked, asked + static_cast<std::int64_t>(question.answer.size())});
+      out.push_back(std::move(fork));
+    }
+  }
+  return out;
+}
+
+using Key = std::pair<std::string, std::string>;  // policy as typed, amount
+
+class Task {
+ public:
+  Task(const ValidateRequest& request, const Suite& suite, Progress* progress, const CancelToken& cancel)
+      : request_(request), suite_(suite), progress_(progress), cancel_(cancel) {}
+
+  TaskValidation run(std::vector<std::string>& left_out) {
+    for (std::size_t begin = 0; begin < suite_.prompts.size(); begin += batch())
+      open_batch(begin, std::min(suite_.prompts.size(), begin + batch()));
+    closed();
+    return cells(left_out);
+  }
+
+ private:
+  std::size_t batch() const { return static_cast<std::size_t>(std::max<std::int64_t>(1, request_.batch_prompts)); }
+
+  std::filesystem::path file(const std::string& name) const {
+    std::string stem = suite_.name;
+    std::replace_if(
+        stem.begin(), stem.end(), [](char c) { return c == '/' || c == ' '; }, '_');
+    return request_.folder / fmt::format("{}-{}", stem, name);
+  }
+
+  void open_batch(std::size_t begin, std::size_t end) {
+    const auto rows_path = file(fmt::format("open-{}.jsonl", begin));
+    const auto trace_path = file(fmt::format("{}.kvt", begin));
+    const std::vector<TokenSequence> sequences = sequences_of(suite_, begin, end);
+    const auto wanted = forks(begin, end) * static_cast<std::int64_t>(request_.policies.size() *
+                                                                      request_.amounts.size() * request_.seeds.size());
+    traces::ResultsContent there;
+    if (std::filesystem::exists(rows_path)) there = traces::read_results(rows_path);
+    if (static_cast<std::int64_t>(there.rows.size()) < wanted) {
+      RecordJob job;
+      job.model = request_.model;
+      job.sequences = sequences;
+      job.out = trace_path;
+      job.options.queries = traces::QueryContent::window;
+      job.options.pooled_maps = false;
+      job.options.force = true;
+      std::filesystem::remove(trace_path);
+      (void)record(job, progress_, cancel_);
+      Grid grid;
+      grid.policies = request_.policies;
+      grid.amounts = request_.amounts;
+      grid.protocols = {Protocol::blind};
+      grid.seeds = request_.seeds;
+      SweepOptions options;
+      options.resume = true;
+      options.out = rows_path;
+      traces::OpenOptions open;
+      open.probe = false;  // our own file, written a moment ago
+      (void)run_sweep(recorded_run(traces::Trace::open(trace_path, open)), grid, options, progress_, cancel_);
+      std::filesystem::remove(trace_path);
+      there = traces::read_results(rows_path);
+    }
+    // Sequence ids of this batch → prompts.
+    std::map<std::int64_t, std::size_t> prompt_of;
+    std::size_t p = begin;
+    for (std::size_t s = 0; s < sequences.size(); ++s)
+      if (sequences[s].parent < 0) prompt_of[static_cast<std::int64_t>(s)] = p++;
+    for (traces::ResultRow& row : there.rows) {
+      const auto it = prompt_of.find(row.context);
+      if (it == prompt_of.end()) continue;
+      open_[{row.preset, row.budget_asked}][it->second].push_back(std::move(row));
+    }
+  }
+
+  std::int64_t forks(std::size_t begin, std::size_t end) const {
+    std::int64_t n = 0;
+    for (std::size_t p = begin; p < end; ++p) n += static_cast<std::int64_t>(suite_.prompts[p].questions.size());
+    return n;
+  }
+
+  void closed() {
+    EvalRequest eval;
+    eval.model = request_.runtime;
+    eval.suite = suite_;
+    eval.amounts = request_.amounts;
+    eval.seeds = request_.seeds;
+    eval.out = file("closed.jsonl");
+    eval.resume = true;
+    eval.closed.kl = false;
+    for (const std::string& policy : request_.policies) {
+      const auto signals = sim::needed_signals(*sim::bind_policy(policy));
+      if (std::find(signals.begin(), signals.end(), sim::Signal::future_queries) == signals.end())
+        eval.policies.push_back(policy);
+    }
+    for (traces::ResultRow& row : run_eval(eval, progress_, cancel_).rows)
+      closed_[{row.preset, row.budget_asked}][static_cast<std::size_t>(row.sequence)].push_back(std::move(row));
+  }
+
+  // Mean over the rows of one prompt (seeds, questions) of a value; NaN when none.
+  template <class ValueOf>
+  static double mean(const std::vector<traces::ResultRow>& rows, ValueOf&& value_of) {
+    double sum = 0;
+    std::int64_t n = 0;
+    for (const traces::ResultRow& row : rows)
+      if (const double x = value_of(row); !std::isnan(x)) {
+        sum += x;
+        ++n;
+      }
+    return n ? sum / static_cast<double>(n) : std::nan("");
+  }
+
+  static bool higher_is_better(const std::string& metric) {
+    return metric.starts_with("recall") || metric.starts_with("overlap") || metric.starts_with("topk") ||
+           metric.starts_with("span");
+  }
+
+  TaskValidation cells(std::vector<std::string>& left_out) {
+    TaskValidation out;
+    out.task = suite_.name;
+    out.prompts = static_cast<std::int64_t>(suite_.prompts.size());
+    out.prose = suite_.prompts[0].task == "prose";
+    std::set<std::string> methods, amounts, reported;
+    double p_full = 0, p_count = 0;
+    for (auto& [key, closed_prompts] : closed_) {
+      const auto& open_prompts = open_[key];
+      std::string problem;
+      std::set<std::string> metrics;
+      for (std::size_t p = 0; p < suite_.prompts.size() && problem.empty(); ++p) {
+        const auto open_rows = open_prompts.find(p);
+        const auto closed_rows = closed_prompts.find(p);
+        if (open_rows == open_prompts.end() || closed_rows == closed_prompts.end())
+          problem = fmt::format("no rows for prompt {}", p);
+        if (!problem.empty()) break;
+        for (const auto* rows : {&open_rows->second, &closed_rows->second})
+          for (const traces::ResultRow& row : *rows)
+            if (row.status != "ok") problem = row.message;
+        if (!problem.empty()) break;
+        for (const auto& [name, metric] : open_rows->second[0].metrics) metrics.insert(name);
+      }
+      if (!problem.empty()) {
+        if (reported.insert(key.first).second)
+          left_out.push_back(fmt::format("{}, {}: {}", suite_.name, key.first, problem));
+        continue;
+      }
+      Cell cell;
+      cell.method = key.first;
+      cell.amount = key.second;
+      for (std::size_t p = 0; p < suite_.prompts.size(); ++p) {
+        const auto& open_rows = open_prompts.at(p);
+        const auto& closed_rows = closed_prompts.at(p);
+        cell.truth.push_back(mean(closed_rows, [](const auto& row) { return row.metrics.at("dprob").value; }));
+        p_full += mean(closed_rows, [](const auto& row) { return row.metrics.at("p_full_mean").value; });
+        ++p_count;
+        cell.figure["removed_bytes"].push_back(mean(open_rows, [](const auto& row) { return 1.0 - row.stored_frac; }));
+        for (const std::string& name : metrics) {
+          const bool flip = higher_is_better(name);
+          cell.figure[flip ? "1-" + name : name].push_back(mean(open_rows, [&](const auto& row) {
+            const auto it = row.metrics.find(name);
+            return it == row.metrics.end() ? std::nan("") : flip ? 1.0 - it->second.value : it->second.value;
+          }));
+        }
+      }
+      // A figure that is unknown for every prompt (no needle, no far keys) tells nothing.
+      std::erase_if(cell.figure, [](const auto& figure) {
+        return std::all_of(figure.second.begin(), figure.second.end(), [](double x) { return std::isnan(x); });
+      });
+      methods.insert(cell.method);
+      amounts.insert(cell.amount);
+      out.cells.push_back(std::move(cell));
+    }
+    out.methods = static_cast<std::int64_t>(methods.size());
+    out.amounts = static_cast<std::int64_t>(amounts.size());
+    out.truth_full = p_count > 0 ? p_full / p_count : std::nan("");
+    AgreementOptions options;
+    options.resamples = request_.resamples;
+    if (out.prose) options.range = {0.003, 1.0};
+    out.agreements = agreement(out.cells, options);
+    out.decisions = decisions(out.cells);
+    return out;
+  }
+
+  const ValidateRequest& request_;
+  const Suite& suite_;
+  Progress* progress_;
+  const CancelToken& cancel_;
+  std::map<Key, std::map<std::size_t, std::vector<traces::ResultRow>>> open_, closed_;
+};
+
+}  // namespace
+
+ValidateOutcome run_validate(const ValidateRequest& request, Progress* progress, const CancelToken& cancel) {
+  std::filesystem::create_directories(request.folder);
+  ValidateOutcome out;
+  const ModelCard& card = sim::model_config(*request.runtime).card;
+  out.validation = {.model_name = card.name,
+                    .model_hash = card.model_hash,
+                    .command = request.command,
+                    .headline = request.headline,
+                    .null_figure = "removed_bytes",
+                    .tasks = {}};
+  for (const Suite& suite : request.suites)
+    out.validation.tasks.push_back(Task(request, suite, progress, cancel).run(out.left_out));
+  return out;
+}
+
+}  // namespace kvgrind::replay

@@ -1,0 +1,42 @@
+// `kvgrind validate`: both loops over one grid of methods × amounts × prompts, and how well each open-loop figure
+// predicts the closed loop's loss. Everything lands in one folder and is resumable: a batch of prompts whose open-loop
+// rows are there is not recorded again, a prompt whose closed-loop rows are there is not run again.
+#pragma once
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/json.h"
+#include "core/progress.h"
+#include "replay/suite/suite.h"
+#include "replay/validate/validation_report.h"
+#include "sim/engine/policy.h"
+#include "sim/model/runtime.h"
+#include "traces/model_files/model_folder.h"
+
+namespace kvgrind::replay {
+
+struct ValidateRequest {
+  const traces::ModelFolder* model = nullptr;
+  std::shared_ptr<const sim::Model> runtime;
+  std::vector<Suite> suites;          // one task each
+  std::vector<std::string> policies;  // as typed
+  std::vector<sim::Amount> amounts;
+  std::vector<std::uint64_t> seeds{0};
+  std::filesystem::path folder;     // created; open-*.jsonl and closed-*.jsonl go here
+  std::int64_t batch_prompts = 10;  // recorded at once, then replayed and deleted
+  std::int64_t resamples = 1000;
+  std::string headline = "D.answer";
+  std::string command;
+};
+
+// Runs what is missing, then correlates. Methods that fail in either loop are left out of that task and named.
+struct ValidateOutcome {
+  Validation validation;
+  std::vector<std::string> left_out;  // "oracle: … needs future queries"
+};
+ValidateOutcome run_validate(const ValidateRequest& request, Progress* progress, const CancelToken& cancel);
+
+}  // namespace kvgrind::replay
