@@ -6,6 +6,7 @@
 #include <cmath>
 #include <map>
 #include <set>
+#include <utility>
 
 #include "core/error.h"
 #include "replay/eval/eval.h"
@@ -172,7 +173,7 @@ class Task {
         if (open_rows == open_prompts.end() || closed_rows == closed_prompts.end())
           problem = fmt::format("no rows for prompt {}", p);
         if (!problem.empty()) break;
-        for (const auto* rows : {&open_rows->second, &closed_rows->second})
+        for (const std::vector<traces::ResultRow>* rows : {&std::as_const(open_rows->second), &std::as_const(closed_rows->second)})
           for (const traces::ResultRow& row : *rows)
             if (row.status != "ok") problem = row.message;
         if (!problem.empty()) break;
