@@ -18,6 +18,13 @@ void Options::positional(std::string_view name, std::string& value, std::string_
 void Options::positionals(std::string_view name, std::vector<std::string>& values, std::string_view help, Need need) {
   finish(app_.add_option(std::string(name), values, std::string(help)), need)->type_name("");
 }
+void Options::positional_choice(std::string_view name, std::string& value, const std::vector<std::string>& choices,
+                                std::string_view help) {
+  app_.add_option(std::string(name), value, std::string(help))
+      ->required()
+      ->check(CLI::IsMember(choices))
+      ->type_name(CLI::detail::join(choices, "|"));
+}
 void Options::text(std::string_view name, std::string& value, std::string_view help, Need need) {
   CLI::Option* option = finish(app_.add_option(std::string(name), value, std::string(help)), need);
   option->type_name("TEXT")->take_last();

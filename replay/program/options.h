@@ -25,6 +25,8 @@ class Options {
   void positional(std::string_view name, std::string& value, std::string_view help, Need need = Need::required);
   void positionals(std::string_view name, std::vector<std::string>& values, std::string_view help,
                    Need need = Need::required);
+  void positional_choice(std::string_view name, std::string& value, const std::vector<std::string>& choices,
+                         std::string_view help);
   void text(std::string_view name, std::string& value, std::string_view help, Need need = Need::optional);
   void texts(std::string_view name, std::vector<std::string>& values, std::string_view help,
              Need need = Need::optional);  // may be repeated

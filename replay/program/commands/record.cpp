@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "replay/program/command.h"
+#include "replay/program/grid_options.h"
 #include "replay/record/prompts.h"
 
 namespace kvgrind::program {
@@ -106,11 +107,7 @@ int run(const Asked& asked, Console& console) {
                   .seed = static_cast<std::uint64_t>(asked.seed)};
   job.chunk = asked.chunk;
   job.device = asked.device;
-  if (!asked.anonymous) {
-    json::array command;
-    for (const std::string& word : typed_command()) command.emplace_back(word);
-    job.provenance["command"] = std::move(command);
-  }
+  job.provenance = command_provenance(asked.anonymous);
   const auto began = std::chrono::steady_clock::now();
   const replay::RecordOutcome outcome = replay::record(job, console.progress(), console.cancel());
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
