@@ -1,0 +1,126 @@
+"""Every exit code is reached, with words a person can act on; data goes to stdout and talk to stderr."""
+import resource
+import subprocess
+
+import program_support as support
+from program_support import MODEL, SOURCE, ProgramTest
+
+
+def limit_file_size(limit_bytes):
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
+
+
+class ExitCodes(ProgramTest):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls().record_short()
+
+    def test_0_talk_on_stderr_data_on_stdout(self):
+        done = self.run_line("kvgrind info short.kvt")
+        self.assertIn("tiny-3m", done.stdout)
+        self.assertEqual(done.stderr, "")
+        self.assertIn("recorded", self.run_line(
+            f"kvgrind record --model {MODEL} --tokens short.json -o talk.kvt").stderr)
+
+    def test_1_a_job_fails_the_others_run(self):
+        self.run_line(f"kvgrind record --model {MODEL} --tokens short.json --queries none -o blindfold.kvt")
+        self.run_line("kvgrind sweep blindfold.kvt --policy snapkv --budget 0.5 -o failed.jsonl", expect=1)
+
+    def test_2_usage(self):
+        for line, word in [("kvgrind recrod", "record"), ("kvgrind info --jsno short.kvt", "--json"),
+                           ("kvgrind record --model x", "--out"),
+                           ("kvgrind replay short.kvt --policy snapkw --budget 0.5", "snapkv"),
+                           ("kvgrind replay short.kvt --policy 'snapkv(windwo=3)' --budget 0.5", "window"),
+                           ("kvgrind replay short.kvt --policy knorm --budget 1.5x", "1.5x"),
+                           ("kvgrind replay short.kvt --policy knorm --budget 0.5 --protocol blnd", "blind"),
+                           ("kvgrind replay short.kvt --policy knorm --budget 0.5 --seq 99", "99"),
+                           ("kvgrind policies snapvk", "snapkv"), ("kvgrind completion tcsh", "tcsh")]:
+            done = self.run_line(line, expect=2)
+            self.assertIn(word, done.stderr, line)
+            self.assertEqual(done.stdout, "", line)
+
+    def test_2_hostile_token_files(self):
+        for text in ["[]", "[{}]", '{"ids":[]}', '{"ids":[1e9]}', '{"ids":[-1]}', '{"ids":[4096]}', '{"ids":["a"]}',
+                     '{"ids":[1,2],"segments":[{"role":"context","begin":0,"end":9223372036854775807}]}',
+                     '{"ids":[1,2],"segments":[{"role":"poem","begin":0,"end":2}]}',
+                     '{"ids":[1,2],"spans":[{"kind":"needle","begin":1,"end":1}]}', '{"ids":[1],"parent":0}',
+                     '{"ids":[1],"fork_at":7}', '[{"ids":[1]},{"ids":[2],"parent":0,"fork_at":2}]',
+                     '[{"ids":[1]},{"ids":[2],"parent":-2,"fork_at":1}]', '{"ids":[1],"decode":9223372036854775807}',
+                     '{"ids":[1],"decode":-1}', '{"idz":[1]}', "[" * 100, "nonsense", ""]:
+            self.write("hostile.json", text)
+            done = self.run_line(f"kvgrind record --model {MODEL} --tokens hostile.json -o never.kvt", expect=None)
+            self.assertIn(done.returncode, (2, 4), f"{text}: {done.stderr}")
+            self.assertIn("expected", done.stderr, text)
+        self.assertFalse((self.folder / "never.kvt").exists())
+
+    def test_3_missing(self):
+        for line in ["kvgrind info nothing.kvt", "kvgrind report nothing.jsonl", "kvgrind repair nothing.kvt -o x.kvt",
+                     "kvgrind record --model nowhere --tokens short.json -o x.kvt",
+                     f"kvgrind record --model {MODEL} --prompt nothing.txt -o x.kvt"]:
+            self.assertIn("kvgrind:", self.run_line(line, expect=3).stderr, line)
+
+    def test_4_damaged(self):
+        self.write("text.kvt", "this is no trace\n")
+        self.write("text.jsonl", '{"type":"result"}\nnot json\n')
+        for line in ["kvgrind info text.kvt", "kvgrind replay text.kvt --policy knorm --budget 0.5",
+                     "kvgrind report text.jsonl"]:
+            self.run_line(line, expect=4)
+
+    def test_5_cannot_write(self):
+        self.assertIn("--force", self.run_line(
+            f"kvgrind record --model {MODEL} --tokens short.json -o short.kvt", expect=5).stderr)
+        self.run_line(f"kvgrind record --model {MODEL} --tokens short.json -o no/such/folder/x.kvt", expect=5)
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(["kvgrind", "policies"], cwd=self.folder, env=self.environment, stdout=full,
+                                  stderr=subprocess.PIPE)
+        self.assertEqual(done.returncode, 5)
+
+    def test_5_full_disk_leaves_a_readable_prefix(self):
+        done = self.run_line(f"kvgrind record --model {MODEL} --prompt traces/examples/prompts/single.context.txt "
+                             "-o full.kvt", expect=5, preexec_fn=limit_file_size(1500 * 1024))
+        self.assertNotIn("fault of the program", done.stderr)
+        self.run_line("kvgrind info full.kvt.part")
+
+    def test_6_threshold(self):
+        self.run_line("kvgrind replay short.kvt --policy knorm --budget 0.2 -o a.jsonl")
+        self.run_line("kvgrind compare a.jsonl a.jsonl --fail-if 'kept_frac>0.9'", expect=None)
+        self.assertIn("failed:", self.run_line("kvgrind compare a.jsonl a.jsonl --fail-if 'recall.all<2'",
+                                               expect=6).stderr)
+
+    def test_7_unavailable(self):
+        done = self.run_line(f"kvgrind record --model {MODEL} --tokens short.json --device cuda:99 -o gpu.kvt",
+                             expect=7)
+        self.assertIn("--device", done.stderr)
+
+    def test_closed_reader_is_no_fault(self):
+        reader = subprocess.run("kvgrind policies --json | head -c 10; echo ${PIPESTATUS[0]}", shell=True,
+                                executable="/bin/bash", cwd=self.folder, env=self.environment, capture_output=True,
+                                text=True)
+        self.assertTrue(reader.stdout.rstrip().endswith("0"), reader.stdout + reader.stderr)
+        self.assertEqual(reader.stderr, "")
+
+    def test_quiet_and_colour(self):
+        self.assertEqual(self.run_line(f"kvgrind record --model {MODEL} --tokens short.json -o q.kvt --quiet").stderr, "")
+        self.assertIn("\033[", self.run_line("kvgrind info nothing.kvt --color always", expect=3).stderr)
+        self.assertNotIn("\033[", self.run_line("kvgrind info nothing.kvt", expect=3).stderr)
+
+
+class Golden(ProgramTest):
+    def test_recorded_nll_is_the_reference_models(self):
+        import h5py
+        import numpy
+
+        with h5py.File(SOURCE / "tests" / "golden" / "forward_tiny-3m.h5") as golden:
+            ids, nll = golden["ids"][:].tolist(), golden["nll"][:]
+        self.write("golden.json", {"ids": ids})
+        self.run_line(f"kvgrind record --model {MODEL} --tokens golden.json -o golden.kvt")
+        with h5py.File(self.folder / "golden.kvt", "r", locking=False, swmr=True) as trace:
+            recorded = trace["nll"][: len(nll)]
+            self.assertEqual(trace["tokens"][: len(ids)].tolist(), ids)
+        self.assertLess(float(numpy.abs(recorded - nll).max()), 2e-3)
+        self.assertGreater(float(nll.max()), 1)  # the reference is not degenerate
+
+
+if __name__ == "__main__":
+    support.main()
