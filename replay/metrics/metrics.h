@@ -1,15 +1,38 @@
-// Open-loop figures: formulas in replay/metrics/README.md. Names carry figure and query set: recall.answer.far.
+// Open-loop figures from tallies: recall, S, E, D, top-k overlap, output error. Names carry figure and query set
+// (recall.answer.far); formulas and units in replay/metrics/README.md.
 #pragma once
 #include <cstdint>
-#include <map>
 #include <string>
 #include <vector>
 
+#include "core/array.h"
+#include "replay/metrics/tally.h"
 #include "traces/results/result_row.h"
 
 namespace kvgrind::replay {
 
 using traces::Metric;
-using MetricMap = traces::MetricMap;
+using traces::MetricMap;
+
+// Rows (measured queries) that one query set holds.
+struct MeasuredSet {
+  std::string name;                // all | question | answer
+  std::vector<std::int64_t> rows;  // ascending
+  bool complete = true;            // every query of the set was recorded; else its figures are estimates
+};
+
+struct TallyTable {
+  Array<RowTally, 3> rows;         // [L, Hq, M]
+  Array<double, 2> shift;          // ‖W_O(o′ − o)‖ [L, M]; empty: not known
+  Array<double, 2> residual;       // ‖x‖ [L, M]; empty: not known
+  Array<double, 2> output;         // ‖W_O o‖ [L, M]; empty: not known
+  std::int64_t overlap_keys = 32;  // of top-k overlap
+};
+
+// `not_measured` receives a sentence for each figure that lacks something.
+MetricMap figures(const TallyTable& table, const std::vector<MeasuredSet>& sets,
+                  std::vector<std::string>& not_measured);
+
+constexpr double shift_weight = 2.0;  // D = max(S, 2E); chosen in the study named in the README
 
 }  // namespace kvgrind::replay

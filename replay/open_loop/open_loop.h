@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "replay/metrics/metrics.h"
+#include "replay/open_loop/outcome.h"
 #include "replay/open_loop/protocol.h"
 #include "replay/open_loop/sequence_data.h"
 #include "sim/engine/policy_run.h"
@@ -21,54 +21,10 @@ struct OpenJob {
 };
 
 struct OpenOptions {
-  bool token_states = false;         // fill OpenOutcome::states
-  bool group_recall = false;         // fill OpenOutcome::group_recall (oracle bounds)
-  std::int64_t prefill_chunk = 512;  // tokens of a chunk where the schedule wants chunks (a multiple of 64)
+  bool token_states = false;       // fill OpenOutcome::states
+  bool group_recall = false;       // fill OpenOutcome::group_recall (oracle bounds)
+  std::int64_t prefill_chunk = 0;  // tokens of a prefill chunk (chunk schedules see each); 0 = all in one
   std::function<void(const sim::GroupPlan&)> on_plan;  // before each plan is applied
-};
-
-// How well one span survived.
-struct SpanOutcome {
-  Span span;
-  double kept_frac = 0;                     // tokens of the span kept at the end, mean over groups
-  double kept_worst_frac = 0;               // in the group that kept least of it
-  double kept_somewhere_frac = 0;           // tokens kept in at least one group
-  std::int64_t first_loss = -1;             // tokens seen when some group first lost one of its tokens; −1 = never
-  std::int64_t first_loss_everywhere = -1;  // when a token of it was first in no group any more
-};
-
-struct CountSummary {
-  double mean = 0;
-  std::int64_t min = 0, max = 0;
-};
-
-// Mass that one group's queries kept, and the most any set of as many tokens could have kept (oracle_step).
-struct GroupRecall {
-  std::int64_t layer = 0, group = 0, position = 0;  // of the query
-  std::int64_t count = 0;                           // visible slots the query read
-  double kept_mass = 0, oracle_mass = 0, mass = 0;  // summed over the group's query heads
-};
-
-struct OpenOutcome {
-  std::int64_t compress_at = 0;                                    // tokens seen at the compression moment
-  CountSummary requested, effective;                               // of the policy's last firing, over (layer, group)
-  CountSummary kept_at_moment, kept_at_end;                        // slots per group
-  double kept_frac = 1;                                            // kept_at_moment.mean / compress_at
-  std::int64_t full_bytes = 0, stored_bytes = 0, ideal_bytes = 0;  // at the compression moment
-  std::int64_t full_end_bytes = 0, stored_end_bytes = 0;           // after the last token
-  double touched_bytes = 0;       // read by a measured query over all layers, mean over the queries
-  double full_touched_bytes = 0;  // the same of a full cache
-  double moved_bytes = 0;         // between tiers, by the last step
-  std::int64_t slots_called = 0, nan_scores = 0;
-  MetricMap metrics;
-  std::vector<std::string> not_measured;  // "E: output_projection was not recorded"
-  std::vector<SpanOutcome> spans;
-  std::vector<std::vector<std::vector<std::uint8_t>>> k_states, v_states;  // [L][heads][T]
-  std::int64_t state_heads = 0;  // Hk, or Hq when the policy works per query head
-  std::vector<GroupRecall> group_recall;
-
-  double stored_frac() const { return full_bytes > 0 ? double(stored_bytes) / double(full_bytes) : 1.0; }
-  double touched_frac() const { return full_touched_bytes > 0 ? touched_bytes / full_touched_bytes : 1.0; }
 };
 
 // Thread-safe; the outcome depends on the arguments alone.

@@ -2,13 +2,17 @@
 // A sequence is seen whole (a fork begins with its parent's rows), so position = row index. All values fp32.
 #pragma once
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "core/array.h"
 #include "core/model_card.h"
+#include "kernels/linear/linear.h"
 #include "traces/kvt/trace.h"
 
 namespace kvgrind::replay {
@@ -35,11 +39,28 @@ class RecordedRun {
   // [T], empty when not recorded.
   virtual std::vector<float> hidden_norm(std::int64_t sequence, std::int64_t layer) const = 0;
   virtual std::vector<float> attention_input_norm(std::int64_t sequence, std::int64_t layer) const = 0;
-  // W_O [hidden, Hq·D]; empty optional: not stored.
-  virtual std::optional<Array<float, 2>> output_projection(std::int64_t layer) const = 0;
+
+  // W_O [hidden, Hq·D], and the same packed for products; null: not stored. Read once, kept with the run.
+  const Array<float, 2>* output_projection(std::int64_t layer) const;
+  const kernels::PackedLinear* packed_projection(std::int64_t layer) const;
+
+ protected:
+  virtual std::optional<Array<float, 2>> read_output_projection(std::int64_t layer) const = 0;
+
+ private:
+  struct Projection {
+    std::optional<Array<float, 2>> weight;
+    kernels::PackedLinear packed;
+  };
+  const Projection& projection(std::int64_t layer) const;
+  mutable std::mutex mutex_;
+  mutable std::map<std::int64_t, Projection> projections_;
 };
 
 std::shared_ptr<const RecordedRun> recorded_run(std::shared_ptr<const traces::Trace> trace);
+// The same recording with W_O from elsewhere (`replay --model DIR`), where the trace does not store it.
+std::shared_ptr<const RecordedRun> with_output_projection(
+    std::shared_ptr<const RecordedRun> run, std::function<Array<float, 2>(std::int64_t layer)> output_projection);
 
 // The sequence with that id; Error(usage) with the ids there are.
 const traces::SequenceInfo& find_sequence(const RecordedRun& run, std::int64_t sequence);

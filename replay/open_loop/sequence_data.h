@@ -18,8 +18,8 @@ struct QueryRun {
 
 class SequenceData {
  public:
-  // Reads K, V and the measured queries and runs the reference attention. Error(usage) when no measured query was
-  // recorded; the message names the signal.
+  // Reads K, V and the measured queries and runs the reference attention (in parallel over layers and heads: call it
+  // without holding a lock). Error(usage) when no measured query was recorded; the message names the signal.
   SequenceData(std::shared_ptr<const RecordedRun> run, std::int64_t sequence);
 
   const RecordedRun& run() const { return *run_; }
@@ -30,32 +30,46 @@ class SequenceData {
   std::int64_t tokens() const { return info_.tokens; }
   std::int64_t context_end() const { return context_end_; }  // the blind moment
 
-  const Array<float, 2>& keys(std::int64_t layer, std::int64_t kv_head) const;    // [T, D]
-  const Array<float, 2>& values(std::int64_t layer, std::int64_t kv_head) const;  // [T, D]
+  const Array<float, 3>& keys(std::int64_t layer) const {
+    return keys_[static_cast<std::size_t>(layer)];
+  }  // [T, Hk, D]
+  const Array<float, 3>& values(std::int64_t layer) const { return values_[static_cast<std::size_t>(layer)]; }
 
-  // Measured queries: those of the sets that were recorded, ascending by position.
+  // Measured queries: those of the sets that were recorded, ascending by position. M of them.
   const std::vector<std::int64_t>& measured() const { return measured_; }
   const std::vector<QueryRun>& runs() const { return query_runs_; }
   const QuerySets& sets() const { return sets_; }
-  const Array<float, 2>& measured_queries(std::int64_t layer, std::int64_t query_head) const;  // [measured, D]
+  const Array<float, 3>& queries(std::int64_t layer) const {
+    return queries_[static_cast<std::size_t>(layer)];
+  }  // [M, Hq, D]
 
-  // Reference attention over the full cache, of one query head: rows of softmax [measured, T] and outputs
-  // [measured, D]. Kept in memory up to `reference_limit_bytes`, computed again (bitwise the same) beyond it.
+  // Reference attention over the full cache: rows of softmax of one query head [M, T] (kept in memory up to
+  // `reference_limit_bytes`, computed again, bitwise the same, beyond it), outputs of a layer [M, Hq·D], and per row
+  // the keys of the largest probabilities, most first (at most `overlap_keys`).
   std::shared_ptr<const Array<float, 2>> reference_probabilities(std::int64_t layer, std::int64_t query_head) const;
-  const Array<float, 2>& reference_output(std::int64_t layer, std::int64_t query_head) const;
-  // Keys of the largest reference probabilities of a row, most first. [measured][≤ overlap_keys]
-  const std::vector<std::vector<std::int32_t>>& reference_top(std::int64_t layer, std::int64_t query_head) const;
-  // ‖W_O o‖ of the reference, [L][measured]; empty without W_O.
-  const std::vector<std::vector<double>>& reference_projected_norm() const { return projected_norm_; }
+  const Array<float, 2>& reference_output(std::int64_t layer) const {
+    return outputs_[static_cast<std::size_t>(layer)];
+  }
+  const std::vector<std::int32_t>& reference_top(std::int64_t layer, std::int64_t query_head, std::int64_t row) const;
 
-  std::int64_t bytes() const { return bytes_; }  // memory held
+  // ‖W_O o‖ of the reference and ‖x‖ of the layer's input residual, [L, M]; empty where W_O or norms are not recorded.
+  const Array<double, 2>& projected_norm() const { return projected_norm_; }
+  const Array<double, 2>& residual_norm() const { return residual_norm_; }
+
+  std::int64_t bytes() const;                                                          // memory held, signals apart
+  static std::int64_t estimated_bytes(const RecordedRun& run, std::int64_t sequence);  // before loading
 
   static constexpr std::int64_t overlap_keys = 32;
-  static constexpr std::int64_t reference_limit_bytes = 512ll << 20;
+  static constexpr std::int64_t reference_limit_bytes = 256ll << 20;
 
  private:
-  std::size_t at(std::int64_t layer, std::int64_t query_head) const;
-  void attend(std::int64_t layer, std::int64_t query_head, Array<float, 2>& p, Array<float, 2>* out) const;
+  std::size_t at(std::int64_t layer, std::int64_t query_head) const {
+    return static_cast<std::size_t>(layer * card().query_heads + query_head);
+  }
+  Array<float, 2> attend(std::int64_t layer, std::int64_t query_head, View<float, 2> out) const;
+  void find_measured();
+  void load_layer(std::int64_t layer);
+  void project_reference();
 
   std::shared_ptr<const RecordedRun> run_;
   traces::SequenceInfo info_;
@@ -64,13 +78,12 @@ class SequenceData {
   std::int64_t context_end_ = 0;
   std::vector<std::int64_t> measured_;
   std::vector<QueryRun> query_runs_;
-  std::vector<Array<float, 2>> keys_, values_;                         // [L · Hk]
-  std::vector<Array<float, 2>> queries_;                               // [L · Hq]
-  std::vector<std::shared_ptr<const Array<float, 2>>> probabilities_;  // [L · Hq] or null
-  std::vector<Array<float, 2>> outputs_;                               // [L · Hq]
-  std::vector<std::vector<std::vector<std::int32_t>>> top_;
-  std::vector<std::vector<double>> projected_norm_;
-  std::int64_t bytes_ = 0;
+  bool keep_probabilities_ = true;
+  std::vector<Array<float, 3>> keys_, values_, queries_;               // [L]
+  std::vector<std::shared_ptr<const Array<float, 2>>> probabilities_;  // [L · Hq] or empty
+  std::vector<Array<float, 2>> outputs_;                               // [L]
+  std::vector<std::vector<std::int32_t>> top_;                         // [L · Hq · M]
+  Array<double, 2> projected_norm_, residual_norm_;
 };
 
 }  // namespace kvgrind::replay
