@@ -47,7 +47,10 @@ void attention_ref(const AttentionParams& a) {
       const bool nothing = largest == minus_infinity;
       const double lse = nothing ? minus_infinity : largest + std::log(sum);
       if (a.lse) a.lse[i] = static_cast<float>(lse);
-      for (double& value : p) value = nothing || value == minus_infinity ? 0.0 : std::exp(value - largest) / sum;
+      for (std::int64_t j = 0; j < n_k; ++j) {
+        double& value = p[static_cast<std::size_t>(j)];
+        value = nothing || !visible(a, i, j) ? 0.0 : std::exp(value - largest) / sum;
+      }
       for (std::int64_t j = 0; j < n_k; ++j) rows(i - begin, j) = static_cast<float>(p[static_cast<std::size_t>(j)]);
       if (!a.out.data()) continue;
       for (std::int64_t d = 0; d < dims; ++d) {

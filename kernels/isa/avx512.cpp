@@ -1,0 +1,7 @@
+#include "kernels/isa/table_of_level.h"
+
+namespace kvgrind::kernels {
+
+const KernelTable avx512_kernels = table_of_level;
+
+}  // namespace kvgrind::kernels
