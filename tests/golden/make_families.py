@@ -91,13 +91,14 @@ def build(model_type, dtype, keys):
                 value.copy_(0.5 * noise)
             else:
                 value.copy_(noise * (1.5 / value.shape[-1] ** 0.5))
-    model = model.to(stored[dtype])
+            # Parameters alone: the model's rotary frequencies stay float32.
+            value.copy_(value.to(stored[dtype]))
     return config, model
 
 
 def run(model, ids):
     with torch.no_grad():
-        return model.eval().float()(input_ids=torch.tensor(ids)[None], use_cache=False).logits[0].numpy()
+        return model.eval()(input_ids=torch.tensor(ids)[None], use_cache=False).logits[0].numpy()
 
 
 def without(reference, ids):
@@ -126,7 +127,7 @@ def main():
             folder = out / name
             folder.mkdir()
             config, model = build(model_type, dtype, keys)
-            tensors = {k: v.contiguous().clone() for k, v in model.state_dict().items()
+            tensors = {k: v.to(stored[dtype]).contiguous().clone() for k, v in model.state_dict().items()
                        if not (k == "lm_head.weight" and config["tie_word_embeddings"])}
             save_file(tensors, folder / "model.safetensors")
             (folder / "model.safetensors").chmod(0o644)
