@@ -18,7 +18,7 @@ class Tokenizer {
   virtual std::string bytes(std::int32_t id) const = 0;
   // Text of ids by the file's decoder; invalid UTF-8 becomes U+FFFD.
   virtual std::string decode(std::span<const std::int32_t> ids, bool skip_special = true) const = 0;
-  virtual std::int64_t size() const = 0;           // number of ids
+  virtual std::int64_t size() const = 0;  // number of ids
   virtual bool is_special(std::int32_t id) const = 0;
 };
 
