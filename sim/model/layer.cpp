@@ -76,8 +76,9 @@ void attention_part(Pass& pass, std::int64_t index) {
   if (pass.only_wanted(index)) {
     attended = wanted_rows(pass, attended, pass.work.last_attended);
     pass.x = wanted_rows(pass, pass.x, pass.work.last_x);
-    pass.normed = pass.normed.slice(0, pass.x.extent(0));
-    pass.delta = pass.delta.slice(0, pass.x.extent(0));
+    // Shaped anew: a row may be wanted twice, so there may be more rows than before.
+    pass.normed = pass.work.normed.shape(pass.x.extent(0), card.hidden);
+    pass.delta = pass.work.delta.shape(pass.x.extent(0), card.hidden);
   }
   kernels::linear(layer.output, attended, pass.delta);
   for (std::size_t f = 0; f < pass.feeds.size(); ++f) {
