@@ -21,7 +21,7 @@ struct Estimate {
 };
 
 struct ReportOptions {
-  std::string headline;  // ranks by this, lower first; empty = D.answer, else D.all, dprob, E, 1−recall …
+  std::string headline;              // ranks by this; empty = dprob (closed loop), D.answer, else D.all, S, recall
   std::vector<std::string> metrics;  // columns after it; empty = those that are there of the usual ones
   std::vector<std::string> budgets;  // only these amounts (as in budget_asked); empty = all
   std::string protocol;              // only this; empty = all, in lists of their own
@@ -42,15 +42,16 @@ struct ReportRow {
 
 struct ReportTable {
   std::string loop, protocol, budget;
+  std::string headline;  // what this table is ranked by
   double budget_keep = std::numeric_limits<double>::quiet_NaN();
-  std::vector<ReportRow> rows;  // by headline; references after the ranked
-  std::int64_t prompts = 0;
-  std::string verdict;  // one sentence with the interval; empty when nothing is ranked
+  std::vector<std::string> columns;  // headline first
+  std::vector<ReportRow> rows;       // by headline; references after the ranked
+  std::int64_t prompts = 0;          // what the bootstrap draws: contexts, or sequences when all share one context
+  std::string verdict;               // one sentence with the interval; empty when nothing is ranked
 };
 
 struct Report {
-  std::string headline;
-  std::vector<std::string> columns;
+  std::string headline;               // of the first table
   std::vector<ReportTable> tables;    // by loop, protocol, then budget ascending
   std::vector<std::string> warnings;  // effective ≠ requested, failed jobs, few prompts, NaN scores
   std::uint64_t seed = 1;
@@ -63,12 +64,17 @@ Report build_report(const std::vector<traces::ResultRow>& rows, const ReportOpti
 enum class ReportFormat : std::uint8_t { table, csv, json, md };
 ReportFormat report_format_from_name(std::string_view name);  // Error(usage)
 std::string print_report(const Report& report, ReportFormat format);
-std::string verdict(const Report& report);  // of the most telling budget of the first list; for a dashboard
+// Of the budget of the first list where the figures of the policies lie furthest apart; for a dashboard. Empty:
+// nothing.
+std::string verdict(const Report& report);
+bool higher_is_better(std::string_view metric);
+std::string budget_words(const ReportTable& table);  // "20 % kept", "512 tokens kept", "80 % removed"
 
 // Loss against bytes: points with bars, lower hull, references dashed. SVG text, byte-identical for equal input.
 struct ParetoOptions {
   std::string x = "stored_frac";  // kept_frac | stored_frac | touched_frac
   std::string y;                  // empty = the headline
+  std::string loop, protocol;     // which list; empty = the first
   std::string title;
   int width = 860, height = 560;
 };
