@@ -5,7 +5,7 @@
 
 #include "kernels/attention/general.cuh"
 #include "kernels/attention/score_tile.cuh"
-#include "kernels/device/check.h"
+#include "kernels/device/check_cuda.h"
 
 namespace kvgrind::kernels {
 namespace {

@@ -3,7 +3,7 @@
 #include "core/error.h"
 #include "kernels/attention/attention_cuda.h"
 #include "kernels/attention/general.cuh"
-#include "kernels/device/check.h"
+#include "kernels/device/check_cuda.h"
 #include "kernels/device/mma.cuh"
 #include "kernels/device/scalar.cuh"
 
@@ -19,8 +19,7 @@ struct PrefillShared {
 };
 
 template <int D>
-__device__ void load_tile(bf16 (*tile)[D + 8], const bf16* from, std::int64_t row_stride, std::int64_t rows_valid,
-                          int rows) {
+__device__ void load_tile(bf16 (*tile)[D + 8], const bf16* from, std::int64_t row_stride, int rows_valid, int rows) {
   constexpr int pieces = D / 8;
   for (int i = threadIdx.x; i < rows * pieces; i += threads) {
     const int row = i / pieces, piece = i % pieces;
@@ -44,15 +43,14 @@ __global__ void __launch_bounds__(threads, 2) prefill_kernel(const AttentionPref
   const auto* v = static_cast<const bf16*>(a.cache.v) + (head / group) * a.cache.head_stride;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
 
-  const std::int64_t q_first = a.first + row0;
-  const std::int64_t q_last = a.first + (row0 + rows_per_block < a.n ? row0 + rows_per_block : a.n) - 1;
-  const std::int64_t window = a.shape.window;
-  const std::int64_t slots = a.first + a.n;
-  std::int64_t begin = window > 0 && q_first - window + 1 > 0 ? q_first - window + 1 : 0;
+  const int q_first = static_cast<int>(a.first + row0);
+  const int q_last = static_cast<int>(a.first + (row0 + rows_per_block < a.n ? row0 + rows_per_block : a.n)) - 1;
+  const int window = static_cast<int>(a.shape.window), slots = static_cast<int>(a.first + a.n);
+  int begin = window > 0 && q_first - window + 1 > 0 ? q_first - window + 1 : 0;
   begin = begin / keys_per_tile * keys_per_tile;
 
-  load_tile<D>(shared.q, q, q_stride, a.n - row0, rows_per_block);
-  load_tile<D>(shared.k, k + begin * D, D, slots - begin, keys_per_tile);
+  load_tile<D>(shared.q, q, q_stride, static_cast<int>(a.n - row0), rows_per_block);
+  load_tile<D>(shared.k, k + static_cast<std::int64_t>(begin) * D, D, slots - begin, keys_per_tile);
   copy_async_commit();
 
   float o[2][tiles_d][4] = {};
@@ -66,10 +64,10 @@ __global__ void __launch_bounds__(threads, 2) prefill_kernel(const AttentionPref
   const std::uint32_t v_address = shared_address(&shared.v[lane / 8 % 2 * 8 + lane % 8][lane / 16 * 8]);
   constexpr std::uint32_t row_bytes = PrefillShared<D>::stride * sizeof(bf16);
 
-  for (std::int64_t key0 = begin; key0 <= q_last; key0 += keys_per_tile) {
+  for (int key0 = begin; key0 <= q_last; key0 += keys_per_tile) {
     copy_async_wait<0>();
     __syncthreads();
-    load_tile<D>(shared.v, v + key0 * D, D, slots - key0, keys_per_tile);
+    load_tile<D>(shared.v, v + static_cast<std::int64_t>(key0) * D, D, slots - key0, keys_per_tile);
     copy_async_commit();
 
     float s[2][tiles_n][4] = {};
@@ -92,16 +90,21 @@ __global__ void __launch_bounds__(threads, 2) prefill_kernel(const AttentionPref
     copy_async_wait<0>();
     __syncthreads();
     if (key0 + keys_per_tile <= q_last) {
-      load_tile<D>(shared.k, k + (key0 + keys_per_tile) * D, D, slots - key0 - keys_per_tile, keys_per_tile);
+      load_tile<D>(shared.k, k + static_cast<std::int64_t>(key0 + keys_per_tile) * D, D, slots - key0 - keys_per_tile, keys_per_tile);
       copy_async_commit();
     }
 
-    if (capped)
-      for (auto& tile : s)
-        for (auto& piece : tile)
-          for (float& x : piece) x = a.shape.softcap * tanhf(x * a.shape.scale / a.shape.softcap);
-    const std::int64_t warp_first = q_first + warp * 32;
-    const bool masks = key0 + keys_per_tile - 1 > warp_first || (window > 0 && warp_first + 31 - key0 >= window);
+    if (capped) {
+#pragma unroll
+      for (int m = 0; m < 2; ++m)
+#pragma unroll
+        for (int j = 0; j < tiles_n; ++j)
+#pragma unroll
+          for (int e = 0; e < 4; ++e)
+            s[m][j][e] = a.shape.softcap * tanhf(s[m][j][e] * a.shape.scale / a.shape.softcap);
+    }
+    const int ahead = static_cast<int>(q_first + warp * 32 - key0);  // this warp's first query − the tile's first key
+    const bool masks = ahead < keys_per_tile - 1 || (window > 0 && ahead + 31 >= window);
     if (masks) {
 #pragma unroll
       for (int m = 0; m < 2; ++m)
@@ -109,7 +112,7 @@ __global__ void __launch_bounds__(threads, 2) prefill_kernel(const AttentionPref
         for (int j = 0; j < tiles_n; ++j)
 #pragma unroll
           for (int e = 0; e < 4; ++e) {
-            const std::int64_t distance = warp_first + m * 16 + g + e / 2 * 8 - (key0 + j * 8 + 2 * t + e % 2);
+            const int distance = ahead + m * 16 + g + e / 2 * 8 - (j * 8 + 2 * t + e % 2);
             if (distance < 0 || (window > 0 && distance >= window)) s[m][j][e] = -INFINITY;
           }
     }

@@ -2,7 +2,7 @@
 // registers (32 keys a warp); queries in absolute blocks of 64 through two shared tiles; p = 2^(q·k·unit − LSE·log2 e).
 #include "kernels/attention/attention_cuda.h"
 #include "kernels/attention/general.cuh"
-#include "kernels/device/check.h"
+#include "kernels/device/check_cuda.h"
 #include "kernels/device/mma.cuh"
 #include "kernels/device/scalar.cuh"
 

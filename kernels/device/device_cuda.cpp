@@ -4,7 +4,7 @@
 #include <fmt/format.h>
 
 #include "core/error.h"
-#include "kernels/device/check.h"
+#include "kernels/device/check_cuda.h"
 
 namespace kvgrind::kernels {
 

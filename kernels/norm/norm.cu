@@ -1,0 +1,43 @@
+#include "kernels/device/check_cuda.h"
+#include "kernels/device/scalar.cuh"
+#include "kernels/norm/norm_cuda.h"
+
+namespace kvgrind::kernels {
+namespace {
+
+constexpr int threads = 256;
+
+template <class T>
+__global__ void __launch_bounds__(threads) norm_kernel(const RmsNorm a) {
+  __shared__ float shared[32];
+  const float* x = a.x + blockIdx.x * a.width;
+  float squares = 0.0f;
+  for (std::int64_t i = threadIdx.x; i < a.width; i += threads) squares = fmaf(x[i], x[i], squares);
+  squares = block_sum(squares, shared);
+  const float factor = 1.0f / sqrtf(squares / static_cast<float>(a.width) + a.eps);
+  T* out = static_cast<T*>(a.out) + blockIdx.x * a.width;
+  float out_squares = 0.0f;
+  for (std::int64_t i = threadIdx.x; i < a.width; i += threads) {
+    const float y = x[i] * factor * a.w[i];
+    out[i] = from_float<T>(y);
+    out_squares = fmaf(y, y, out_squares);
+  }
+  if (a.out_norm) {
+    out_squares = block_sum(out_squares, shared);
+    if (threadIdx.x == 0) a.out_norm[blockIdx.x] = sqrtf(out_squares);
+  }
+  if (a.x_norm && threadIdx.x == 0) a.x_norm[blockIdx.x] = sqrtf(squares);
+}
+
+}  // namespace
+
+void rms_norm_cuda(const RmsNorm& a, DeviceStream stream) {
+  if (a.n == 0) return;
+  if (a.dtype == DType::bf16)
+    norm_kernel<bf16><<<static_cast<unsigned>(a.n), threads, 0, stream>>>(a);
+  else
+    norm_kernel<float><<<static_cast<unsigned>(a.n), threads, 0, stream>>>(a);
+  check_launch("RMS norm");
+}
+
+}  // namespace kvgrind::kernels
