@@ -25,14 +25,19 @@ struct Visibility {
         end_row(static_cast<std::size_t>(n_k)),
         tile_state(static_cast<std::size_t>((n_k + attention_tile - 1) / attention_tile)) {}
 
-  void fill(const AttentionParams& a, std::int64_t first_position, std::int64_t rows) {
+  void fill(const AttentionParams& a, std::int64_t first_position, std::int64_t rows, bool same_position) {
     const auto n_k = static_cast<std::int64_t>(first_row.size());
     for (std::int64_t begin = 0, tile = 0; begin < n_k; begin += attention_tile, ++tile) {
       bool some = false, all = true;
       for (std::int64_t j = begin; j < std::min(n_k, begin + attention_tile); ++j) {
         const std::int64_t from = a.k_position[static_cast<std::size_t>(j)] - first_position;
-        const std::int64_t lo = std::clamp<std::int64_t>(from, 0, rows);
-        const std::int64_t hi = a.window == 0 ? rows : std::clamp<std::int64_t>(from + a.window, 0, rows);
+        std::int64_t lo = std::clamp<std::int64_t>(from, 0, rows);
+        std::int64_t hi = a.window == 0 ? rows : std::clamp<std::int64_t>(from + a.window, 0, rows);
+        if (same_position) {  // all rows see the key, or none
+          const bool seen = from <= 0 && (a.window == 0 || from + a.window > 0);
+          lo = seen ? 0 : rows;
+          hi = rows;
+        }
         first_row[static_cast<std::size_t>(j)] = static_cast<std::int32_t>(lo);
         end_row[static_cast<std::size_t>(j)] = static_cast<std::int32_t>(hi);
         some |= lo < hi;
@@ -60,8 +65,9 @@ bool finite(View<const float, 1> x) {
 
 class Run {
  public:
-  explicit Run(const AttentionParams& params)
+  Run(const AttentionParams& params, bool same_position)
       : a_(params),
+        same_position_(same_position),
         q_(with_dense_rows(params.q, q_copy_)),
         k_(with_dense_rows(params.k, k_copy_)),
         v_(params.out.data() ? with_dense_rows(params.v, v_copy_) : View<const float, 2>()),
@@ -70,7 +76,7 @@ class Run {
 
   void block(std::int64_t begin, std::int64_t rows) {
     const std::int64_t n_k = k_.extent(0), dims = q_.extent(1);
-    visibility_.fill(a_, a_.q_position[static_cast<std::size_t>(begin)], rows);
+    visibility_.fill(a_, a_.q_position[static_cast<std::size_t>(begin)], rows, same_position_);
     const std::int64_t row_stride = kernels_.attention_row_stride(rows);
     if (a_.probabilities) logits_.resize(static_cast<std::size_t>(n_k * row_stride));
     if (a_.out.data()) out_.resize(static_cast<std::size_t>(rows * dims));
@@ -144,7 +150,7 @@ class Run {
   void repair(std::int64_t begin, std::int64_t rows) {
     for (std::int64_t i = begin; i < begin + rows; ++i) {
       if (finite(a_.out[i])) continue;
-      visibility_.fill(a_, a_.q_position[static_cast<std::size_t>(i)], 1);
+      visibility_.fill(a_, a_.q_position[static_cast<std::size_t>(i)], 1, true);
       AttentionBlock alone = task(i, 1, nullptr, out_.data());
       alone.hide_masked_values = true;
       kernels_.attention(alone);
@@ -153,6 +159,7 @@ class Run {
   }
 
   const AttentionParams& a_;
+  const bool same_position_;
   const KernelTable& kernels_ = current_kernels();
   Array<float, 2> q_copy_, k_copy_, v_copy_;
   View<const float, 2> q_, k_, v_;
@@ -171,10 +178,15 @@ void attention(const AttentionParams& params) {
   assert(params.k.extent(1) == params.q.extent(1));
   if (n_q == 0) return;
   (void)n_k;
-  Run run(params);
+  const bool same_position = n_q > 1 && params.q_position[1] == params.q_position[0];
+  for (std::int64_t i = 1; i < n_q; ++i)
+    assert(params.q_position[static_cast<std::size_t>(i)] ==
+           params.q_position[static_cast<std::size_t>(i - 1)] + (same_position ? 0 : 1));
+  Run run(params, same_position);
   for (std::int64_t begin = 0; begin < n_q;) {
     const std::int64_t position = params.q_position[static_cast<std::size_t>(begin)];
-    const std::int64_t rows = std::min(n_q - begin, attention_block - position % attention_block);
+    const std::int64_t rows =
+        std::min(n_q - begin, same_position ? attention_block : attention_block - position % attention_block);
     run.block(begin, rows);
     begin += rows;
   }

@@ -1,5 +1,6 @@
-// Causal attention of one query head over one cache group, with log-sum-exp.
-//   in   q [n_q, D] post-RoPE at ascending positions q_position [n_q]
+// Causal attention of one query head over one cache group, with log-sum-exp; or of several query heads at one position,
+// which share the group (a decode step).
+//   in   q [n_q, D] post-RoPE at positions q_position [n_q], ascending by 1 or all equal
 //        k [n_k, D] post-RoPE, v [n_k, D] at positions k_position [n_k] (ascending or not), all f32
 //        log_count [n_k] or null: added to the logits (count bias of merged slots)
 //   out  out [n_q, D] = Σ p v; lse [n_q] natural log of Σ exp(logit) (sink logit included when there is one);
@@ -23,7 +24,7 @@ constexpr std::int64_t attention_block = 64;  // queries
 
 struct AttentionParams {
   View<const float, 2> q;                    // [n_q, D]
-  std::span<const std::int64_t> q_position;  // [n_q], ascending by 1
+  std::span<const std::int64_t> q_position;  // [n_q], ascending by 1, or all equal
   View<const float, 2> k, v;                 // [n_k, D]
   std::span<const std::int64_t> k_position;  // [n_k]
   const float* log_count = nullptr;          // [n_k] or null
