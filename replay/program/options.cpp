@@ -61,5 +61,9 @@ void Options::number(std::string_view name, double& value, std::string_view help
 void Options::flag(std::string_view name, bool& value, std::string_view help) {
   app_.add_flag(std::string(name), value, std::string(help));
 }
+void Options::rest(std::vector<std::string>& words) {
+  app_.allow_extras();
+  app_.callback([this_app = &app_, &words] { words = this_app->remaining(); });
+}
 
 }  // namespace kvgrind::program

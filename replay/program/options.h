@@ -37,6 +37,8 @@ class Options {
                std::int64_t least = 0);
   void number(std::string_view name, double& value, std::string_view help);
   void flag(std::string_view name, bool& value, std::string_view help);
+  // Everything else on the line, in order, for a program that is started with it.
+  void rest(std::vector<std::string>& words);
 
  private:
   CLI::App& app_;
