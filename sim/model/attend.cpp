@@ -24,18 +24,21 @@ void trim(AttentionTask& task, const std::vector<std::int64_t>& wanted) {
 }
 
 void list_tasks(Pass& pass, std::int64_t layer) {
-  const std::int64_t query_heads = pass.model.config.card.query_heads;
+  const ModelCard& card = pass.model.config.card;
   pass.work.tasks.clear();
   for (std::size_t f = 0; f < pass.feeds.size(); ++f) {
     const Feed& feed = pass.feeds[f];
     const std::int64_t n = pass.rows(f);
     // A tap sees the blocks of a head in order, so the head stays in one task.
     const bool whole = feed.tap && feed.tap->wants_probabilities(layer);
-    for (std::int64_t h = 0; h < query_heads; ++h)
+    // The heads of a decode step that read one cache head go together: side by side they cost little more than one.
+    const bool together = n == 1 && !whole && card.sinks.empty() && feed.cache->heads() == card.kv_heads;
+    const std::int64_t heads = together ? card.group() : 1;
+    for (std::int64_t h = 0; h < card.query_heads; h += heads)
       for (std::int64_t begin = 0; begin < n;) {
         const std::int64_t cut = ((feed.first + begin) / task_rows + 1) * task_rows - feed.first;
         const std::int64_t end = whole ? n : std::min(n, cut);
-        AttentionTask task{static_cast<std::int64_t>(f), h, begin, end};
+        AttentionTask task{static_cast<std::int64_t>(f), h, heads, begin, end};
         begin = end;
         if (pass.only_wanted(layer)) trim(task, pass.wanted[f]);
         if (task.begin < task.end) pass.work.tasks.push_back(task);
@@ -68,9 +71,14 @@ void attend(Pass& pass, std::int64_t layer, View<const float, 3> q, View<float, 
     const std::int64_t first = pass.row[f] + task.begin, n = task.end - task.begin;
     const std::int64_t cache_head = task.head * feed.cache->heads() / card.query_heads;
     const GroupView& group = groups[shown[f] + static_cast<std::size_t>(cache_head)];
+    const bool step = task.heads > 1;
     kernels::AttentionParams params;
-    params.q = {q.data() + first * q.stride(0) + task.head * q.stride(1), {n, dim}, {q.stride(0), q.stride(2)}};
+    params.q = {q.data() + first * q.stride(0) + task.head * q.stride(1),
+                {step ? task.heads : n, dim},
+                {step ? q.stride(1) : q.stride(0), q.stride(2)}};
     params.q_position = std::span(pass.position).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(n));
+    const std::vector<std::int64_t> repeated(step ? static_cast<std::size_t>(task.heads) : 0, params.q_position[0]);
+    if (step) params.q_position = repeated;
     params.k = group.k;
     params.v = group.v;
     params.k_position = group.position;
@@ -79,8 +87,11 @@ void attend(Pass& pass, std::int64_t layer, View<const float, 3> q, View<float, 
     params.softcap = card.softcap;
     params.window = card.layer[static_cast<std::size_t>(layer)].window;
     if (!card.sinks.empty()) params.sink = &card.sinks[static_cast<std::size_t>(layer * card.query_heads + task.head)];
-    params.out = columns(out.slice(first, n), task.head * dim, dim);
-    if (feed.tap) params.lse = lse.data() + task.head * lse.stride(0) + first;
+    const View<float, 2> own = out.slice(first, n);
+    params.out = columns(own, task.head * dim, dim);
+    if (step) params.out = View<float, 2>(params.out.data(), {task.heads, dim});
+    std::vector<float> step_lse(repeated.size());
+    if (feed.tap) params.lse = step ? step_lse.data() : lse.data() + task.head * lse.stride(0) + first;
     if (feed.tap && feed.tap->wants_probabilities(layer))
       params.probabilities = [&](std::int64_t row, View<const float, 2> p) {
         feed.tap->probabilities({.layer = layer,
@@ -90,6 +101,9 @@ void attend(Pass& pass, std::int64_t layer, View<const float, 3> q, View<float, 
                                  .key_position = group.position});
       };
     kernels::attention(params);
+    if (feed.tap)
+      for (std::size_t h = 0; h < step_lse.size(); ++h)
+        lse(task.head + static_cast<std::int64_t>(h), first) = step_lse[h];
   });
 }
 

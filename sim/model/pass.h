@@ -24,9 +24,10 @@ class Buffer {
   std::vector<float> values_;
 };
 
-// A run of query rows of one head of one feed: the unit that attention is parallel over.
+// The unit that attention is parallel over: a run of query rows of one head of one feed, or one row of several heads
+// that read the same cache head.
 struct AttentionTask {
-  std::int64_t feed = 0, head = 0;
+  std::int64_t feed = 0, head = 0, heads = 1;
   std::int64_t begin = 0, end = 0;  // rows within the feed
 };
 
