@@ -11,6 +11,7 @@
 #include "kernels/attention/attention.h"
 #include "kernels/linear/linear.h"
 #include "replay/open_loop/span_watch.h"
+#include "sim/engine/bound_policy.h"
 
 namespace kvgrind::replay {
 namespace {
@@ -40,7 +41,7 @@ class Job {
         card_(data.card()),
         job_(job),
         options_(options),
-        cache_(card_),
+        cache_(card_, sim::cache_granularity(*job.policy)),
         run_({.policy = job.policy, .amount = job.amount, .seed = job.seed, .sequence = data.id()}, data.source(),
              cache_),
         spans_(data.info().spans, cache_),
@@ -49,7 +50,6 @@ class Job {
     table_.overlap_keys = SequenceData::overlap_keys;
     for (std::int64_t l = 0; l < card_.layers; ++l)
       outputs_.emplace_back(Array<float, 2>({measured_, card_.query_heads * card_.head_dim}));
-    touched_.assign(static_cast<std::size_t>(measured_), 0.0);
     run_.on_plan([this](const sim::GroupPlan& plan) {
       spans_.see(plan, cache_, seen_);
       if (options_.on_plan) options_.on_plan(plan);
@@ -72,6 +72,7 @@ class Job {
             const std::int32_t* index, std::int64_t slots, std::span<const float> probabilities);
   void take_group(std::int64_t layer, std::int64_t head, std::int64_t row, std::span<const std::int64_t> slot,
                   const std::int32_t* index, std::int64_t slots);
+  void project();
   std::vector<MeasuredSet> measured_sets() const;
   void moment_figures(std::int64_t moment);
 
@@ -87,8 +88,6 @@ class Job {
   std::size_t segment_ = 0;  // next segment to end
   TallyTable table_;
   std::vector<Array<float, 2>> outputs_;  // [L][M, Hq·D]
-  std::vector<double> touched_;           // bytes per measured query
-  double slot_bytes_ = 0;                 // stored bytes of a slot of one group, mean over the cache
   OpenOutcome out_;
 };
 
@@ -110,7 +109,9 @@ void Job::end_segments(std::int64_t until, std::int64_t moment, bool compress) {
 }
 
 void Job::prefill(std::int64_t moment) {
-  const std::int64_t chunk = options_.prefill_chunk > 0 ? options_.prefill_chunk : moment;
+  std::int64_t chunk = options_.prefill_chunk;
+  if (chunk <= 0 && job_.policy->schedule.name() == "chunk") chunk = job_.policy->schedule.params.integer("size");
+  if (chunk <= 0) chunk = moment;
   for (std::int64_t first = 0; first < moment;) {
     const std::int64_t n = std::min(chunk, moment - first);
     for (std::int64_t l = 0; l < card_.layers; ++l) {
@@ -129,23 +130,22 @@ void Job::tail(std::int64_t moment) {
   // Queries before the moment are asked of the cache as it is now.
   for (std::int64_t l = 0; l < card_.layers; ++l) measure(l, 0, moment);
   const bool steps = sim::needs_steps(*job_.policy);
+  const bool events = !sim::one_shot(*job_.policy);  // a one-shot policy has decided: later tokens just stay
   const auto& segments = data_.info().segments;
   for (std::int64_t first = moment; first < data_.tokens();) {
     std::int64_t end = steps ? first + 1 : data_.tokens();
-    for (std::size_t s = segment_; s < segments.size(); ++s)
+    for (std::size_t s = segment_; events && s < segments.size(); ++s)
       if (segments[s].end > first) end = std::min(end, segments[s].end);
     const std::int64_t n = end - first;
     for (std::int64_t l = 0; l < card_.layers; ++l) {
       feed(l, first, n);
       seen_ = end;
       measure(l, first, n);
-      run_.layer_done(l, first, n);
+      if (events) run_.layer_done(l, first, n);
     }
-    if (steps)
-      run_.step_done(first);
-    else
-      run_.chunk_done(first, n);
-    end_segments(end, -1, false);
+    if (events && steps) run_.step_done(first);
+    if (events && !steps) run_.chunk_done(first, n);
+    if (events) end_segments(end, -1, false);
     first = end;
   }
 }
@@ -159,6 +159,15 @@ void Job::measure(std::int64_t layer, std::int64_t first, std::int64_t n) {
 }
 
 void Job::measure_rows(std::int64_t layer, std::int64_t row, std::int64_t first, std::int64_t n) {
+  // Queries from before the moment may reach back to keys that a windowed layer has since let go of, with or without a
+  // policy: they say nothing of the policy there.
+  const std::int64_t window = card_.layer[static_cast<std::size_t>(layer)].window;
+  if (window > 0 && first < out_.compress_at && out_.compress_at >= window) {
+    const Array<float, 2>& reference = data_.reference_output(layer);
+    const std::int64_t width = reference.extent(1);
+    std::copy_n(&reference(row, 0), n * width, &outputs_[static_cast<std::size_t>(layer)](row, 0));
+    return;
+  }
   const sim::ReadPlan plan = run_.read(layer, first, data_.queries(layer).view().slice(row, n));
   for (std::int64_t head = 0; head < cache_.heads(); ++head) measure_head(layer, head, row, n, plan);
 }
@@ -200,7 +209,6 @@ void Job::measure_head(std::int64_t layer, std::int64_t head, std::int64_t row, 
     const bool part = chosen[static_cast<std::size_t>(i)] != 0;
     const auto& read = reads[static_cast<std::size_t>(i)];
     const auto count = part ? static_cast<std::int64_t>(read.size()) : visible(i);
-    touched_[static_cast<std::size_t>(row + i)] += slot_bytes_ * static_cast<double>(count);
     if (options_.group_recall)
       take_group(layer, head, row + i, group.position, part ? read.data() : nullptr, part ? count : slots);
     if (!part) continue;
@@ -296,8 +304,6 @@ void Job::moment_figures(std::int64_t moment) {
   out_.full_bytes = ledger.full_bytes;
   out_.stored_bytes = ledger.stored_bytes();
   out_.ideal_bytes = ledger.ideal_bytes();
-  const double slots = out_.kept_at_moment.mean * static_cast<double>(cache_.layers() * cache_.heads());
-  slot_bytes_ = slots > 0 ? static_cast<double>(out_.stored_bytes) / slots : 0.0;
 }
 
 std::vector<MeasuredSet> Job::measured_sets() const {
@@ -348,18 +354,13 @@ OpenOutcome Job::finish() {
   ledger.check();
   out_.full_end_bytes = ledger.full_bytes;
   out_.stored_end_bytes = ledger.stored_bytes();
-  out_.moved_bytes = static_cast<double>(ledger.moved_bytes);
+  out_.moved_bytes = ledger.moved_bytes;
   out_.kept_at_end = slot_counts(cache_);
   out_.requested = summary(run_.requested());
   out_.effective = summary(run_.effective());
   out_.slots_called = run_.slots_called();
   out_.nan_scores = run_.nan_scores();
-  out_.touched_bytes = std::accumulate(touched_.begin(), touched_.end(), 0.0) / static_cast<double>(measured_);
-  for (const std::int64_t p : data_.measured())
-    for (const LayerCard& layer : card_.layer)
-      out_.full_touched_bytes += static_cast<double>(card_.kv_heads * card_.kv_bytes_per_token_group()) *
-                                 static_cast<double>(layer.window > 0 ? std::min(layer.window, p + 1) : p + 1);
-  out_.full_touched_bytes /= static_cast<double>(measured_);
+  out_.touched_bytes = ledger.touched_bytes;
 
   project();
   out_.metrics = figures(table_, measured_sets(), out_.not_measured);

@@ -38,9 +38,8 @@ struct OpenOutcome {
   double kept_frac = 1;                                            // kept_at_moment.mean / compress_at
   std::int64_t full_bytes = 0, stored_bytes = 0, ideal_bytes = 0;  // at the compression moment
   std::int64_t full_end_bytes = 0, stored_end_bytes = 0;           // after the last token
-  double touched_bytes = 0;       // read by a measured query over all layers, mean over the queries
-  double full_touched_bytes = 0;  // the same of a full cache
-  double moved_bytes = 0;         // between tiers, by the last step
+  std::int64_t touched_bytes = 0;  // read by the last measured step over all layers, what helped to choose included
+  std::int64_t moved_bytes = 0;    // between tiers, by the last step
   std::int64_t slots_called = 0, nan_scores = 0;
   MetricMap metrics;
   std::vector<std::string> not_measured;  // "E: output_projection was not recorded"
@@ -50,7 +49,7 @@ struct OpenOutcome {
   std::vector<GroupRecall> group_recall;
 
   double stored_frac() const { return full_bytes > 0 ? double(stored_bytes) / double(full_bytes) : 1.0; }
-  double touched_frac() const { return full_touched_bytes > 0 ? touched_bytes / full_touched_bytes : 1.0; }
+  double touched_frac() const { return full_end_bytes > 0 ? double(touched_bytes) / double(full_end_bytes) : 1.0; }
 };
 
 }  // namespace kvgrind::replay
