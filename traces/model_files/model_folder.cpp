@@ -8,13 +8,13 @@
 #include "traces/model_files/mapped_file.h"
 #include "traces/model_files/model_config.h"
 #include "traces/model_files/safetensors.h"
+#include "traces/model_files/token_limits.h"
 
 namespace kvgrind::traces {
 namespace {
 
 constexpr std::size_t max_config_bytes = 16u << 20;
 constexpr std::size_t max_index_bytes = 64u << 20;
-constexpr std::size_t max_tokenizer_bytes = 64u << 20;
 
 bool there(const std::filesystem::path& path) {
   std::error_code ignored;
