@@ -17,9 +17,7 @@
 namespace kvgrind::tests {
 
 inline std::filesystem::path source_dir() { return KVGRIND_SOURCE_DIR; }
-inline std::filesystem::path tiny_3m() {
-  return std::getenv("TINY") ? std::getenv("TINY") : source_dir() / "traces/examples/tiny-3m";
-}
+inline std::filesystem::path tiny_3m() { return source_dir() / "traces/examples/tiny-3m"; }
 
 struct LoadedModel {
   ModelConfig config;
