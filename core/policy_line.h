@@ -53,6 +53,9 @@ std::string number_text(double value);
 std::string value_text(const Value& value);
 std::string call_text(const Call& call);
 
+// "\n  text\n     ^" with the caret below the byte at `column` (from 0), for messages.
+std::string caret_text(std::string_view text, std::size_t column);
+
 // Nearest of `names` by edit distance, empty if none is near: for "did you mean".
 std::string nearest_name(std::string_view name, const std::vector<std::string>& names);
 

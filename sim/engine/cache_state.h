@@ -1,5 +1,8 @@
 // The cache a policy owns, in both loops: the open loop feeds it recorded K and V, the closed loop's runtime its own.
 // Copyable: a copy is a fork.
+//
+// In a layer with an attention window, tokens that no later query can see become `expired` and leave their slots: when
+// the next token is appended, and when a policy is about to decide (`expire`).
 #pragma once
 #include <memory>
 #include <vector>
@@ -11,8 +14,6 @@
 #include "sim/model/kv_cache.h"
 
 namespace kvgrind::sim {
-
-enum class Granularity : std::uint8_t { kv_head, query_head };
 
 class CacheState final : public KvCache {
  public:
@@ -26,23 +27,55 @@ class CacheState final : public KvCache {
   const ModelCard& card() const { return card_; }
   std::int64_t layers() const { return card_.layers; }
   std::int64_t tokens(std::int64_t layer) const;  // appended so far
+  // Tokens seen that a query at position tokens(layer) can still see: what a fraction is a fraction of.
+  std::int64_t reach(std::int64_t layer) const;
   const GroupSlots& group(std::int64_t layer, std::int64_t head) const;
-  // Applies and checks a plan (sizes, merge indices); everything else stays.
+  // Applies and checks a plan (sizes, merge indices: std::logic_error); everything else stays. Plans of different
+  // groups may be applied at the same time once their codecs are adopted.
   void apply(const GroupPlan& plan);
-  void set_count_bias(bool on) { count_bias_ = on; }
+  void adopt(const std::vector<std::shared_ptr<const Codec>>& codecs);  // makes codecs known; apply does it too
+  // Tokens that a query at `next_query` cannot see any more leave the slots of the layer.
+  void expire(std::int64_t layer, std::int64_t next_query);
+  // Adds log count to the logits of slots that stand for several tokens.
+  void set_count_bias(bool on);
+
+  // Bytes of the current step: what was read and moved since begin_step.
+  void begin_step();
+  void note_touched(std::int64_t layer, std::int64_t bytes);
 
   Ledger ledger() const;
   // State of every token's K (or V) of a group by position, as in plans.h5: content + 16 host, + 32 disk. [T]
   std::vector<std::uint8_t> token_states(std::int64_t layer, std::int64_t head, Part part) const;
+  // Stored bytes of the group's K and V, shared codec state left out.
+  std::int64_t stored_bytes(std::int64_t layer, std::int64_t head) const;
 
  private:
+  struct Group {
+    GroupSlots slots;
+    std::vector<Content> gone;     // [T] by position: dropped or expired; exact = still in a slot
+    std::vector<float> log_count;  // [slots] when count bias is on
+    std::int64_t moved_bytes = 0;
+  };
+  const Group& at(std::int64_t layer, std::int64_t head) const;
+  Group& at(std::int64_t layer, std::int64_t head);
+  std::int64_t part_bytes(const GroupSlots& slots, Part part, bool ideal) const;
+  std::int64_t state_bytes(Part part, const PartState& state) const;
+  std::size_t codec_index(const std::shared_ptr<const Codec>& codec) const;
+  void merge(Group& group, const GroupPlan& plan) const;
+  void encode(Group& group, const GroupPlan& plan) const;
+  void rotate(std::int64_t layer, Group& group, const GroupPlan& plan) const;
+  void move(Group& group, const GroupPlan& plan) const;
+  void keep_only(Group& group, const std::vector<std::uint8_t>& keep, Content gone) const;
+  void refresh_log_count(Group& group) const;
+
   ModelCard card_;
   Granularity granularity_;
   std::int64_t page_ = 1;
   bool count_bias_ = false;
-  std::vector<GroupSlots> groups_;                    // [L · heads]
-  std::vector<std::vector<PartState>> k_seen_, v_seen_;  // [L · heads][T] by position
-  std::vector<std::vector<float>> log_count_;         // [L · heads], filled when count bias is on
+  std::vector<Group> groups_;                // [L · heads]
+  std::vector<std::int64_t> tokens_;         // [L]
+  std::vector<std::int64_t> touched_bytes_;  // [L], −1 = everything stored
+  std::vector<std::shared_ptr<const Codec>> codecs_;
 };
 
 }  // namespace kvgrind::sim

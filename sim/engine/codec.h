@@ -6,10 +6,9 @@
 #include <string>
 
 #include "core/view.h"
+#include "sim/engine/slots.h"
 
 namespace kvgrind::sim {
-
-enum class Part : std::uint8_t { key, value };
 
 class Codec {
  public:
@@ -21,6 +20,14 @@ class Codec {
   // Stored bytes of n tokens of one group and part: codes + scales + offsets; ideal = the codes alone.
   virtual std::int64_t stored_bytes(Part part, std::int64_t n, std::int64_t head_dim) const = 0;
   virtual std::int64_t ideal_bytes(Part part, std::int64_t n, std::int64_t head_dim) const = 0;
+  // Shared state (bases, codebooks) of a part and what one copy of it serves; charged once for each unit that has a
+  // coded token.
+  enum class Unit : std::uint8_t { group, layer, model };
+  virtual Unit unit() const { return Unit::group; }
+  virtual std::int64_t shared_bytes(Part, std::int64_t head_dim) const {
+    (void)head_dim;
+    return 0;
+  }
 };
 
 }  // namespace kvgrind::sim

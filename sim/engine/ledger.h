@@ -9,8 +9,8 @@ namespace kvgrind::sim {
 
 struct PartLedger {
   std::array<std::array<std::int64_t, 3>, 6> tokens{};  // [content][tier] tokens of all groups
-  std::int64_t ideal_bytes = 0;                          // information alone
-  std::int64_t stored_bytes = 0;                         // with scales, indices, page rounding, windows
+  std::int64_t ideal_bytes = 0;                         // information alone
+  std::int64_t stored_bytes = 0;                        // with scales, indices, page rounding, windows
 };
 
 struct Ledger {

@@ -19,12 +19,12 @@ struct MergeTerm {
 
 struct GroupPlan {
   std::int64_t layer = 0, group = 0;
-  std::vector<std::uint8_t> keep;      // [n] slot stays (K and V)
+  std::vector<std::uint8_t> keep;             // [n] slot stays (K and V)
   std::vector<std::int8_t> k_codec, v_codec;  // [n] or empty
-  std::vector<Tier> k_tier, v_tier;    // [n] or empty = unchanged
-  std::vector<std::uint8_t> recompute; // [n] or empty; 1 = content becomes recomputable
-  std::vector<MergeTerm> merges;       // applied before dropping
-  std::vector<std::int64_t> rotary;    // [n] or empty: new rotary positions (re-rotation)
+  std::vector<Tier> k_tier, v_tier;           // [n] or empty = unchanged
+  std::vector<std::uint8_t> recompute;        // [n] or empty; 1 = content becomes recomputable
+  std::vector<MergeTerm> merges;              // applied before dropping
+  std::vector<std::int64_t> rotary;           // [n] or empty: new rotary positions (re-rotation)
   std::vector<std::shared_ptr<const Codec>> codecs;
 };
 

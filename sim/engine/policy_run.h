@@ -35,13 +35,13 @@ class PolicyRun {
   // Events, in the order things happen. Tokens are positions [first, first + n).
   ReadPlan read(std::int64_t layer, std::int64_t first, View<const float, 3> q);  // q [n, Hq, D]; before attention
   void layer_done(std::int64_t layer, std::int64_t first, std::int64_t n);
-  void chunk_done(std::int64_t first, std::int64_t n);        // all layers have seen these tokens (prefill)
-  void step_done(std::int64_t position);                      // all layers have seen this one token (decode)
+  void chunk_done(std::int64_t first, std::int64_t n);  // all layers have seen these tokens (prefill)
+  void step_done(std::int64_t position);                // all layers have seen this one token (decode)
   // A segment ended at `end`; compress = the protocol's compression moment.
   void segment_end(Role role, std::int64_t end, bool compress);
 
-  std::int64_t slots_called() const;        // how often score/select ran: proves that the normal path ran
-  std::int64_t nan_scores() const;          // NaN scores met (sorted last)
+  std::int64_t slots_called() const;  // how often score/select ran: proves that the normal path ran
+  std::int64_t nan_scores() const;    // NaN scores met (sorted last)
   // Requested and effective count of the last firing, per (layer, group): [L · heads]
   const std::vector<std::int64_t>& requested() const;
   const std::vector<std::int64_t>& effective() const;

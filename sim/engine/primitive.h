@@ -18,18 +18,20 @@
 
 namespace kvgrind::sim {
 
+// boolean: on | off. call: a primitive of the slot named in `words`. list: of numbers, or of calls of that slot.
 enum class ParamType : std::uint8_t { integer, number, boolean, word, call, list, text };
 
 struct ParamRow {
   const char* name;
   ParamType type;
-  const char* default_text;               // grammar text; null = required
+  const char* default_text;  // grammar text; null = required
   const char* help;
   double min = -1e300, max = 1e300;
-  std::vector<const char*> words = {};    // choices of a word; for a call: the slot it binds in ("score")
+  std::vector<const char*> words = {};  // choices of a word; for a call: the slot it binds in ("score")
+  bool odd = false;                     // of an integer
 };
 
-struct BoundCall;                          // a primitive with all parameters (bound_policy.h)
+struct BoundCall;  // a primitive with all parameters (bound_policy.h)
 
 // Typed access to bound parameters; asking for a name that the row does not declare is our own mistake (assert).
 class Params {
@@ -39,23 +41,25 @@ class Params {
   bool boolean(std::string_view name) const;
   const std::string& word(std::string_view name) const;
   const BoundCall& call(std::string_view name) const;
-  const std::vector<BoundCall>& calls(std::string_view name) const;     // list of calls
-  std::vector<double> numbers(std::string_view name) const;             // list of numbers
+  const std::vector<BoundCall>& calls(std::string_view name) const;  // list of calls
+  std::vector<double> numbers(std::string_view name) const;          // list of numbers
 
   struct Entry;
+  const Entry& entry(std::string_view name) const;
   std::vector<std::shared_ptr<const Entry>> entries;  // declared order
 };
 
-// Named float columns keyed by position that live as long as the run (running sums, ages …), one set per group.
+// Named float columns keyed by position that live as long as the run (running sums, ages …), one set per group: what is
+// kept of a token does not move when slots do.
 using Memory = std::map<std::string, std::vector<float>, std::less<>>;
 
 // When something is decided.
 struct Moment {
   enum class Kind : std::uint8_t { layer, chunk, step, segment } kind = Kind::segment;
-  std::int64_t tokens = 0;        // positions [0, tokens) have been seen
-  std::int64_t queries_begin = 0; // queries since this primitive last ran: [queries_begin, tokens)
-  bool compress = false;          // the protocol's compression moment
-  Role role = Role::context;      // of the segment that ended
+  std::int64_t tokens = 0;         // positions [0, tokens) have been seen
+  std::int64_t queries_begin = 0;  // queries since scores last ran: [queries_begin, tokens)
+  bool compress = false;           // the protocol's compression moment
+  Role role = Role::context;       // of the segment that ended
 };
 
 struct RunFacts {
@@ -77,13 +81,19 @@ struct ScoreContext {
   // Query heads that read this group: [first, first + count).
   std::int64_t first_query_head() const;
   std::int64_t query_heads() const;
-  // Attention rows of query head h for queries [first, first + n) over the slots as they are, causal: [n, slots].
-  Array<float, 2> attention(std::int64_t query_head, std::int64_t first, std::int64_t n) const;
+  std::int64_t window() const;  // of the layer, 0 = none
+  // Attention rows of query head h for queries [first, first + n) over the slots, as they are, of the group that this
+  // head reads (any group of the layer); causal: [n, slots].
+  Array<float, 2> attention(std::int64_t query_head, std::int64_t first, std::int64_t n,
+                            std::vector<float>* lse = nullptr) const;
+  // The same summed over the queries, in double: [slots].
+  std::vector<double> attention_sum(std::int64_t query_head, std::int64_t first, std::int64_t n) const;
   // Runs a nested score call on the same group.
   void evaluate(const BoundCall& call, struct Columns& out) const;
 };
+// s = +inf protects a slot: always kept as long as the budget allows, newest first.
 struct Columns {
-  std::vector<float> s;                                   // [slots] higher = keep
+  std::vector<float> s;  // [slots] higher = keep
   std::map<std::string, std::vector<float>, std::less<>> extra;
 };
 struct ScoreRow {
@@ -93,17 +103,19 @@ struct ScoreRow {
   std::vector<ParamRow> params;
   std::vector<Signal> needs;
   void (*score)(const ScoreContext&, Columns&);
+  std::vector<const char*> gives = {};  // extra columns that it fills
 };
 
 // ---- budget ------------------------------------------------------------------------------------------------------
 enum class Scope : std::uint8_t { group, layer, model };
 struct BudgetGroup {
   std::int64_t layer = 0, group = 0;
-  std::int64_t visible = 0;             // slots there now (within the window's reach)
-  std::int64_t base = 0;                // what the amount alone gives this group
-  double base_real = 0;                 // the same before rounding
+  std::int64_t tokens = 0;   // tokens seen within the window's reach: what a fraction is of
+  std::int64_t visible = 0;  // slots there now
+  std::int64_t base = 0;     // what the amount alone gives this group
+  double base_real = 0;      // the same before rounding
   std::span<const float> scores;
-  std::int64_t kept = 0;                // out
+  std::int64_t kept = 0;  // out
 };
 struct BudgetContext {
   const Params& params;
@@ -111,7 +123,7 @@ struct BudgetContext {
   const Moment& moment;
   const SignalSource& signals;
   const Amount& amount;
-  std::vector<BudgetGroup>& groups;     // all groups of the scope
+  std::vector<BudgetGroup>& groups;  // all groups of the scope
 };
 struct BudgetRow {
   const char* name;
@@ -136,15 +148,15 @@ struct SelectContext {
   std::int64_t& nan_scores;
 };
 struct Selection {
-  std::vector<std::int32_t> kept;       // slot indices, ascending
-  std::vector<std::int32_t> order;      // all slots by priority (for graded acts)
+  std::vector<std::int32_t> kept;   // slot indices, ascending
+  std::vector<std::int32_t> order;  // all slots by priority, those kept in front (for graded acts)
 };
 struct SelectRow {
   const char* name;
   const char* source;
   const char* help;
   std::vector<ParamRow> params;
-  std::vector<const char*> columns;     // extra columns it needs
+  std::vector<const char*> columns;  // extra columns it needs
   CountClass count;
   Selection (*select)(const SelectContext&);
 };
@@ -159,6 +171,7 @@ struct ActContext {
   const Columns& columns;
   const Selection& selection;
   std::int64_t layer = 0, group = 0;
+  std::shared_ptr<const void> layer_state = nullptr;  // what `prepare` returned for the layer
   const GroupSlots& slots() const { return cache.group(layer, group); }
 };
 struct ActRow {
@@ -167,23 +180,27 @@ struct ActRow {
   const char* help;
   std::vector<ParamRow> params;
   std::vector<Signal> needs;
+  // Fills a plan whose `keep` is the selection.
   void (*act)(const ActContext&, GroupPlan&);
+  // Optional: sees all groups of a layer first (a codec fitted over the heads of a layer).
+  std::shared_ptr<const void> (*prepare)(std::span<const ActContext>) = nullptr;
 };
 
 // ---- schedule ----------------------------------------------------------------------------------------------------
 struct ScheduleContext {
   const Params& params;
   const Moment& moment;
-  std::int64_t since_last = 0;          // tokens since it last fired; −1 = never fired
+  std::int64_t since_last = 0;  // tokens since it last fired; −1 = never fired
 };
 struct ScheduleRow {
   const char* name;
   const char* source;
   const char* help;
   std::vector<ParamRow> params;
-  bool one_shot;                        // fires at the compression moment only; later tokens are kept and not counted
-  bool steps;                           // must see single steps; the budget holds in all
+  bool one_shot;  // fires at the compression moment only; later tokens are kept and not counted
+  bool steps;     // must see single steps; the budget holds in all
   bool (*fires)(const ScheduleContext&);
+  bool layers = false;  // may fire when single layers are done
 };
 
 // ---- read --------------------------------------------------------------------------------------------------------
@@ -194,10 +211,13 @@ struct ReadContext {
   const CacheState& cache;
   const Amount& amount;
   std::int64_t layer = 0, group = 0;
-  std::int64_t first = 0;               // position of the first query
-  std::int64_t compressed_at = -1;      // tokens at the compression moment; −1 = not yet
-  View<const float, 3> q;               // [n, Hq, D]
+  std::int64_t first = 0;           // position of the first query
+  std::int64_t compressed_at = -1;  // tokens at the compression moment; −1 = not yet
+  View<const float, 3> q;           // [n, Hq, D]
   Memory& memory;
+  // Query heads that read this group: [first, first + count).
+  std::int64_t first_query_head() const { return group * query_heads(); }
+  std::int64_t query_heads() const { return facts.card->query_heads / cache.heads(); }
 };
 struct ReadRow {
   const char* name;
@@ -207,6 +227,8 @@ struct ReadRow {
   std::vector<Signal> needs;
   bool reads_all;
   void (*read)(const ReadContext&, std::vector<std::vector<std::int32_t>>& slots_of_query);  // null when reads_all
+  // Bytes read beside the chosen slots' K and V, of one query and group (page summaries, codes); null = none.
+  std::int64_t (*metadata_bytes)(const ReadContext&) = nullptr;
 };
 
 const std::vector<const ScoreRow*>& score_rows();

@@ -19,18 +19,18 @@ enum class Signal : std::uint8_t {
   future_queries,    // queries after the moment (oracles)
   hidden_norm,       // L2 of the layer's input residual
   attention_input_norm,
-  output_projection, // W_O
+  output_projection,  // W_O
   segments,
   spans,
-  repeat_probe,      // queries of a pass that repeats the context
+  repeat_probe,  // queries of a pass that repeats the context
 };
 std::string_view signal_name(Signal signal);
 
-struct QueryStatistics {   // of one query head, pre-RoPE
-  std::int64_t n = 0;      // queries counted
-  std::vector<float> mean;             // [D]
-  Array<float, 2> second_moment;       // [D, D], E[q qᵀ]
-  std::vector<float> mean_modulus;     // [D/2] per complex pair
+struct QueryStatistics {            // of one query head, pre-RoPE
+  std::int64_t n = 0;               // queries counted
+  std::vector<float> mean;          // [D]
+  Array<float, 2> second_moment;    // [D, D], E[q qᵀ]
+  std::vector<float> mean_modulus;  // [D/2] per complex pair
 };
 
 class SignalSource {
@@ -40,12 +40,21 @@ class SignalSource {
   virtual bool has(Signal signal) const = 0;
   // Post-RoPE queries of one head at positions [first, first + n); Error(usage) naming the signal when not there.
   virtual Array<float, 2> queries(std::int64_t layer, std::int64_t head, std::int64_t first, std::int64_t n) const = 0;
-  // Σ over queries i < until of the full-cache attention each key received, per key position [until]; of one query head.
+  // Σ over queries i < until of the full-cache attention each key received, per key position [until]; of one query
+  // head.
   virtual std::vector<float> column_sums(std::int64_t layer, std::int64_t head, std::int64_t until) const = 0;
   // Statistics over queries at positions [skip, until).
-  virtual QueryStatistics query_statistics(std::int64_t layer, std::int64_t head, std::int64_t skip, std::int64_t until) const = 0;
+  virtual QueryStatistics query_statistics(std::int64_t layer, std::int64_t head, std::int64_t skip,
+                                           std::int64_t until) const = 0;
   // Positions [begin, end) of the queries known to come after `moment` (oracles; empty in the closed loop).
   virtual std::pair<std::int64_t, std::int64_t> future(std::int64_t moment) const = 0;
+  // Natural log of the full cache's Σ exp(logit) for queries [first, first + n) of one head; empty when unknown. With
+  // it, exp(logit − lse) is attention as the full cache has it, although later keys are not in the policy's cache yet.
+  virtual std::vector<float> log_sum_exp(std::int64_t layer, std::int64_t head, std::int64_t first,
+                                         std::int64_t n) const {
+    (void)layer, (void)head, (void)first, (void)n;
+    return {};
+  }
   virtual std::span<const float> hidden_norm(std::int64_t layer) const = 0;           // [T]
   virtual std::span<const float> attention_input_norm(std::int64_t layer) const = 0;  // [T]
   virtual const Array<float, 2>& output_projection(std::int64_t layer) const = 0;     // [hidden, Hq·D]
