@@ -15,7 +15,7 @@ namespace kvgrind::kernels {
 
 // What all heads share. logit = cap(scale · q·k) + log_count, as on the CPU.
 struct AttentionShape {
-  DType dtype = DType::f32;  // of q, k, v and out: f32 or bf16
+  DType dtype = DType::f32;                                     // of q, k, v and out: f32 or bf16
   std::int64_t query_heads = 0, cache_heads = 0, head_dim = 0;  // query head h reads cache head h / (Hq / Hc)
   float scale = 1.0f, softcap = 0.0f;
   std::int64_t window = 0;
@@ -24,17 +24,17 @@ struct AttentionShape {
 
 // A plain cache: slot = position.
 struct PlainCache {
-  const void* k = nullptr;        // [Hc, …, D], slots contiguous
+  const void* k = nullptr;  // [Hc, …, D], slots contiguous
   const void* v = nullptr;
-  std::int64_t head_stride = 0;   // elements from one head to the next: capacity · D
+  std::int64_t head_stride = 0;  // elements from one head to the next: capacity · D
 };
 
 // A ragged cache: every cache head has its own slots, in any order.
 struct DeviceGroup {
-  const void* k = nullptr;                  // [n, D]
+  const void* k = nullptr;  // [n, D]
   const void* v = nullptr;
-  const std::int64_t* position = nullptr;   // [n]; null: slot = position
-  const float* log_count = nullptr;         // [n] or null
+  const std::int64_t* position = nullptr;  // [n]; null: slot = position
+  const float* log_count = nullptr;        // [n] or null
   std::int64_t n = 0;
 };
 
@@ -44,8 +44,8 @@ struct AttentionPrefill {
   const void* q = nullptr;  // [n, Hq, D]
   std::int64_t n = 0, first = 0;
   PlainCache cache;
-  void* out = nullptr;      // [n, Hq, D]
-  float* lse = nullptr;     // [n, Hq]
+  void* out = nullptr;   // [n, Hq, D]
+  float* lse = nullptr;  // [n, Hq]
 };
 void attention_prefill_cuda(const AttentionPrefill& params, DeviceStream stream);
 
@@ -55,8 +55,8 @@ struct AttentionRagged {
   const float* q = nullptr;  // [n, Hq, D]
   std::int64_t n = 0, first = 0;
   const DeviceGroup* groups = nullptr;  // [Hc]
-  float* out = nullptr;      // [n, Hq, D]
-  float* lse = nullptr;      // [n, Hq]
+  float* out = nullptr;                 // [n, Hq, D]
+  float* lse = nullptr;                 // [n, Hq]
 };
 void attention_ragged_cuda(const AttentionRagged& params, DeviceStream stream);
 
@@ -64,14 +64,14 @@ void attention_ragged_cuda(const AttentionRagged& params, DeviceStream stream);
 struct AttentionDecode {
   AttentionShape shape;
   std::int64_t sequences = 1;
-  const void* q = nullptr;                  // [B, Hq, D]
-  const std::int64_t* position = nullptr;   // [B] of the queries, read when the kernel runs: fit for graphs
-  PlainCache cache;                         // slots 0 … position
-  const DeviceGroup* groups = nullptr;      // [B, Hc]
-  std::int64_t splits = 1;                  // parts of the slots that run beside each other; ≤ 64
-  void* workspace = nullptr;                // attention_decode_workspace_bytes
-  void* out = nullptr;                      // [B, Hq, D]
-  float* lse = nullptr;                     // [B, Hq]
+  const void* q = nullptr;                 // [B, Hq, D]
+  const std::int64_t* position = nullptr;  // [B] of the queries, read when the kernel runs: fit for graphs
+  PlainCache cache;                        // slots 0 … position
+  const DeviceGroup* groups = nullptr;     // [B, Hc]
+  std::int64_t splits = 1;                 // parts of the slots that run beside each other; ≤ 64
+  void* workspace = nullptr;               // attention_decode_workspace_bytes
+  void* out = nullptr;                     // [B, Hq, D]
+  float* lse = nullptr;                    // [B, Hq]
   // Optional second home of the LSE: row *trace_row of lse_trace, `trace_stride` floats a row.
   float* lse_trace = nullptr;
   const std::int64_t* trace_row = nullptr;

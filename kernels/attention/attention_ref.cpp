@@ -26,13 +26,11 @@ double logit(const AttentionParams& a, std::int64_t i, std::int64_t j) {
 }  // namespace
 
 void attention_ref(const AttentionParams& a) {
-  const std::int64_t n_q = a.q.extent(0), n_k = a.k.extent(0), dims = a.q.extent(1);
+  const std::int64_t n_k = a.k.extent(0), dims = a.q.extent(1);
   constexpr double minus_infinity = -std::numeric_limits<double>::infinity();
-  for (std::int64_t begin = 0; begin < n_q;) {
-    const std::int64_t block = a.q_position[static_cast<std::size_t>(begin)] / attention_block;
-    std::int64_t end = begin + 1;
-    while (end < n_q && a.q_position[static_cast<std::size_t>(end)] / attention_block == block) ++end;
-    Array<float, 2> rows({end - begin, n_k});
+  for_attention_blocks(a.q_position, [&](std::int64_t begin, std::int64_t count) {
+    const std::int64_t end = begin + count;
+    Array<float, 2> rows({count, n_k});
     for (std::int64_t i = begin; i < end; ++i) {
       std::vector<double> p(static_cast<std::size_t>(n_k), minus_infinity);
       double largest = a.sink ? static_cast<double>(*a.sink) : minus_infinity;
@@ -61,8 +59,7 @@ void attention_ref(const AttentionParams& a) {
       }
     }
     if (a.probabilities) a.probabilities(begin, rows.view());
-    begin = end;
-  }
+  });
 }
 
 }  // namespace kvgrind::kernels

@@ -6,13 +6,12 @@
 //   out     one chain of FMAs over the keys, rescaled at a tile where the row's maximum grew
 // whatever the other rows of the block are. A tile that a row does not see multiplies by 1 and adds 0.
 #pragma once
+#include "kernels/isa/attention_one_row_lanes.h"
 #include "kernels/isa/kernel_table.h"
 #include "kernels/isa/lanes.h"
 
 namespace kvgrind::kernels {
 namespace {
-
-constexpr float least_logit = -3e38f;  // stands for −inf as a maximum: −inf − (−inf) is NaN
 
 // s[key][row] = scale · Σ_d q[d][row] k[key][d] for K keys and V vectors of rows.
 template <class L, int K, int V>
@@ -141,18 +140,21 @@ struct OutputRows {
 template <class L>
 inline void finish_logits(const AttentionBlock& a, std::int64_t first_key, std::int64_t keys, bool mixed,
                           std::int64_t row_stride, float* s) {
-  for (std::int64_t j = 0; j < keys; ++j) {
-    const std::int32_t lo = a.first_row[first_key + j], hi = a.end_row[first_key + j];
-    const bool masks = mixed && (lo > 0 || hi < a.rows);
-    if (a.softcap == 0.0f && !a.log_count && !masks) continue;
+  if (a.softcap != 0.0f || a.log_count)
+    for (std::int64_t j = 0; j < keys; ++j)
+      for (std::int64_t row = 0; row < row_stride; row += L::width) {
+        auto x = L::load(s + j * row_stride + row);
+        if (a.softcap != 0.0f) x = tanh_lanes<L>(x / L::set(a.softcap)) * L::set(a.softcap);
+        if (a.log_count) x = x + L::set(a.log_count[first_key + j]);
+        L::store(s + j * row_stride + row, x);
+      }
+  if (!mixed) return;
+  for (std::int64_t j = 0; j < keys; ++j)
     for (std::int64_t row = 0; row < row_stride; row += L::width) {
-      auto x = L::load(s + j * row_stride + row);
-      if (a.softcap != 0.0f) x = tanh_lanes<L>(x / L::set(a.softcap)) * L::set(a.softcap);
-      if (a.log_count) x = x + L::set(a.log_count[first_key + j]);
-      if (masks) x = L::outside(x, static_cast<int>(row), lo, hi, -__builtin_inff());
-      L::store(s + j * row_stride + row, x);
+      float* at = s + j * row_stride + row;
+      L::store(at,
+               L::in_range(L::load(at), a.row_low + row, a.row_high + row, a.key_at[first_key + j], -__builtin_inff()));
     }
-  }
 }
 
 // Logits to weights in place; moves the running maximum and sum of one vector of rows. Returns the factor that brings
@@ -190,7 +192,6 @@ inline void attention_lanes(const AttentionBlock& a, std::int64_t row_stride) {
   float* s = o + 64 * a.dims;                // [tile][row_stride]
   float* largest = s + 64 * attention_tile;  // [row_stride]
   float* sum = largest + 64;                 // [row_stride]
-  float* shown = sum + 64;                   // [tile][dims] values without those of masked keys
   for (std::int64_t d = 0; d < a.dims; ++d)
     for (std::int64_t r = 0; r < row_stride; ++r) {
       q[d * row_stride + r] = r < a.rows ? a.q[r * a.q_stride + d] : 0.0f;
@@ -217,17 +218,7 @@ inline void attention_lanes(const AttentionBlock& a, std::int64_t row_stride) {
           L::store(o + d * row_stride + row, L::load(o + d * row_stride + row) * rescale);
     }
     if (!a.out) continue;
-    const float* values = a.v + first * a.v_stride;
-    std::int64_t v_stride = a.v_stride;
-    if (a.hide_masked_values) {
-      for (std::int64_t j = 0; j < keys; ++j)
-        for (std::int64_t d = 0; d < a.dims; ++d)
-          shown[j * a.dims + d] =
-              a.first_row[first + j] <= 0 && a.end_row[first + j] > 0 ? values[j * v_stride + d] : 0.0f;
-      values = shown;
-      v_stride = a.dims;
-    }
-    over_rows<L>(row_stride, OutputRows<L>{a, s, row_stride, values, v_stride, keys, o});
+    over_rows<L>(row_stride, OutputRows<L>{a, s, row_stride, a.v + first * a.v_stride, a.v_stride, keys, o});
   }
   for (std::int64_t r = 0; r < a.rows; ++r) {
     a.largest[r] = largest[r];
@@ -238,8 +229,9 @@ inline void attention_lanes(const AttentionBlock& a, std::int64_t row_stride) {
   }
 }
 
-// The narrowest vectors that hold the rows: a few rows leave no lane idle that they need not.
+// One or two rows are done one by one, [key][row] dense; more in the narrowest vectors that hold them.
 inline std::int64_t attention_row_stride(std::int64_t rows) {
+  if (rows <= 2) return rows;
 #if defined(__AVX512F__)
   const std::int64_t width = rows > 8 ? 16 : rows > 4 ? 8 : 4;
 #elif defined(__AVX2__)
@@ -252,6 +244,10 @@ inline std::int64_t attention_row_stride(std::int64_t rows) {
 
 inline void attention_any(const AttentionBlock& a) {
   const std::int64_t row_stride = attention_row_stride(a.rows);
+  if (a.rows <= 2) {
+    for (std::int64_t row = 0; row < a.rows; ++row) attention_one_row(a, row, row_stride);
+    return;
+  }
 #ifdef __AVX512F__
   if (a.rows > 8) return attention_lanes<L16>(a, row_stride);
 #endif
@@ -259,29 +255,6 @@ inline void attention_any(const AttentionBlock& a) {
   if (a.rows > 4) return attention_lanes<L8>(a, row_stride);
 #endif
   attention_lanes<L4>(a, row_stride);
-}
-
-inline void probabilities_any(const float* logits, std::int64_t row_stride, std::int64_t begin, std::int64_t end,
-                              std::int64_t rows, const float* largest, const float* inverse_sum, float* p,
-                              std::int64_t p_stride) {
-  float four[16];
-  for (std::int64_t first = 0; first < rows; first += 4) {
-    float peak[4] = {}, inverse[4] = {};
-    const std::int64_t used = rows - first < 4 ? rows - first : 4;
-    for (std::int64_t r = 0; r < used; ++r) {
-      peak[r] = largest[first + r];
-      inverse[r] = inverse_sum[first + r];
-    }
-    for (std::int64_t j = begin; j < end; j += 4) {
-      const std::int64_t keys = end - j < 4 ? end - j : 4;
-      for (std::int64_t c = 0; c < keys; ++c) {
-        const auto x = L4::load(logits + (j + c) * row_stride + first) - L4::load(peak);
-        L4::store(four + 4 * c, exp_nonpositive<L4>(x) * L4::load(inverse));
-      }
-      for (std::int64_t r = 0; r < used; ++r)
-        for (std::int64_t c = 0; c < keys; ++c) p[(first + r) * p_stride + j + c] = four[4 * c + r];
-    }
-  }
 }
 
 }  // namespace

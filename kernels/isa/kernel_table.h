@@ -39,9 +39,11 @@ struct AttentionBlock {
   const float* k = nullptr;
   const float* v = nullptr;
   std::int64_t k_stride = 0, v_stride = 0, n_k = 0;
-  // Key j is visible to rows [first_row[j], end_row[j]); a tile's state is 0 no row sees a key, 1 mixed, 2 all see all.
-  const std::int32_t* first_row = nullptr;
-  const std::int32_t* end_row = nullptr;
+  // A tile's state is 0 no row sees a key, 1 mixed, 2 all rows see all keys. In mixed tiles row i sees the keys with
+  // row_low[i] < key_at[j] ≤ row_high[i]; in others key_at is not set.
+  const std::int32_t* row_low = nullptr;   // [64]
+  const std::int32_t* row_high = nullptr;  // [64]
+  const std::int32_t* key_at = nullptr;    // [n_k]
   const std::uint8_t* tile_state = nullptr;
   const float* log_count = nullptr;
   const float* sink = nullptr;
@@ -55,19 +57,16 @@ struct AttentionBlock {
   float* out = nullptr;
   std::int64_t out_stride = 0;
 };
-constexpr std::int64_t attention_scratch(std::int64_t dims) {
-  return 64 * (2 * dims + attention_tile + 2) + attention_tile * dims;
-}
+constexpr std::int64_t attention_scratch(std::int64_t dims) { return 64 * (2 * dims + attention_tile + 2); }
 
 struct KernelTable {
   std::int64_t linear_rows;              // rows a block may have
   void (*linear[3])(const LinearTask&);  // by DType of the panels: f32, f16, bf16
   std::int64_t (*attention_row_stride)(std::int64_t rows);
   void (*attention)(const AttentionBlock&);
-  // p[r][j] = exp(logits[j][r] − largest[r]) · inverse_sum[r] for j in [begin, end)
+  // p[r][j] = exp(logits[j][r] − largest[r]) · inverse_sum[r] for j in [begin, end) and all row_stride rows r
   void (*probabilities)(const float* logits, std::int64_t row_stride, std::int64_t begin, std::int64_t end,
-                        std::int64_t rows, const float* largest, const float* inverse_sum, float* p,
-                        std::int64_t p_stride);
+                        const float* largest, const float* inverse_sum, float* p, std::int64_t p_stride);
   void (*silu_mul)(const float* gate, const float* up, float* out, std::int64_t n);
   void (*exp_nonpositive)(const float* x, float* out, std::int64_t n);  // for tests
   void (*tanh)(const float* x, float* out, std::int64_t n);             // for tests

@@ -6,7 +6,10 @@
 //
 //   max(a, b)           the larger; b when either is NaN
 //   fma(a, b, c)        a·b + c, rounded once where the level has FMA, twice in the baseline
-//   outside(s, …)       s where lo ≤ lane index < hi, else fill
+//   in_range(s, …)      s where low[lane] < key ≤ high[lane], else fill
+//   load_quads(p, n)    four floats from each of p, p + n, p + 2n, …, one four after the other in the lanes
+//   store_quads(p, n)   the reverse
+//   transpose4(a…d)     within each four lanes, (a, b, c, d)ᵀ
 //   exp_scale(p, …)     p · 2^n for t = magic + n; 0 where x < exp_floor; NaN where x is NaN
 #pragma once
 #include <immintrin.h>
@@ -53,11 +56,11 @@ struct L4 {
     return _mm_castsi128_ps(_mm_or_si128(fixed, sign));
 #endif
   }
-  static F outside(F s, int first_lane, int lo, int hi, float fill) {
-    const __m128i lane = _mm_add_epi32(_mm_setr_epi32(0, 1, 2, 3), _mm_set1_epi32(first_lane));
-    const __m128i in =
-        _mm_andnot_si128(_mm_cmpgt_epi32(_mm_set1_epi32(lo), lane), _mm_cmpgt_epi32(_mm_set1_epi32(hi), lane));
-    return select(_mm_castsi128_ps(in), s, set(fill));
+  static F in_range(F s, const std::int32_t* low, const std::int32_t* high, std::int32_t key, float fill) {
+    const __m128i at = _mm_set1_epi32(key);
+    const __m128i above = _mm_cmpgt_epi32(at, _mm_loadu_si128(reinterpret_cast<const __m128i*>(low)));
+    const __m128i beyond = _mm_cmpgt_epi32(at, _mm_loadu_si128(reinterpret_cast<const __m128i*>(high)));
+    return select(_mm_castsi128_ps(_mm_andnot_si128(beyond, above)), s, set(fill));
   }
   static F exp_scale(F p, F t, F x) {
     const __m128i bits = _mm_add_epi32(_mm_castps_si128(p), _mm_slli_epi32(_mm_castps_si128(t), 23));
@@ -68,6 +71,9 @@ struct L4 {
   static F with_sign_of(F a, F sign) { return _mm_or_ps(a, _mm_and_ps(sign, set(-0.0f))); }
   static F if_less(F a, F b, F yes, F no) { return select(_mm_cmplt_ps(a, b), yes, no); }
   static bool any_not_equal(F a, F b) { return _mm_movemask_ps(_mm_cmpneq_ps(a, b)) != 0; }
+  static F load_quads(const float* from, std::int64_t) { return load(from); }
+  static void store_quads(float* to, std::int64_t, F value) { store(to, value); }
+  static void transpose4(F& a, F& b, F& c, F& d) { _MM_TRANSPOSE4_PS(a, b, c, d); }
 
  private:
   static F select(F mask, F yes, F no) { return _mm_or_ps(_mm_and_ps(mask, yes), _mm_andnot_ps(mask, no)); }
@@ -90,11 +96,11 @@ struct L8 {
   static F load_f16(const std::uint16_t* from) {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
   }
-  static F outside(F s, int first_lane, int lo, int hi, float fill) {
-    const __m256i lane = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(first_lane));
-    const __m256i in = _mm256_andnot_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(lo), lane),
-                                           _mm256_cmpgt_epi32(_mm256_set1_epi32(hi), lane));
-    return _mm256_blendv_ps(set(fill), s, _mm256_castsi256_ps(in));
+  static F in_range(F s, const std::int32_t* low, const std::int32_t* high, std::int32_t key, float fill) {
+    const __m256i at = _mm256_set1_epi32(key);
+    const __m256i above = _mm256_cmpgt_epi32(at, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(low)));
+    const __m256i beyond = _mm256_cmpgt_epi32(at, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(high)));
+    return _mm256_blendv_ps(set(fill), s, _mm256_castsi256_ps(_mm256_andnot_si256(beyond, above)));
   }
   static F exp_scale(F p, F t, F x) {
     const __m256i bits = _mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_castps_si256(t), 23));
@@ -105,6 +111,21 @@ struct L8 {
   static F with_sign_of(F a, F sign) { return _mm256_or_ps(a, _mm256_and_ps(sign, set(-0.0f))); }
   static F if_less(F a, F b, F yes, F no) { return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_LT_OQ)); }
   static bool any_not_equal(F a, F b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_NEQ_UQ)) != 0; }
+  static F load_quads(const float* from, std::int64_t stride) {
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(from)), _mm_loadu_ps(from + stride), 1);
+  }
+  static void store_quads(float* to, std::int64_t stride, F value) {
+    _mm_storeu_ps(to, _mm256_castps256_ps128(value));
+    _mm_storeu_ps(to + stride, _mm256_extractf128_ps(value, 1));
+  }
+  static void transpose4(F& a, F& b, F& c, F& d) {
+    const F ab_low = _mm256_unpacklo_ps(a, b), ab_high = _mm256_unpackhi_ps(a, b);
+    const F cd_low = _mm256_unpacklo_ps(c, d), cd_high = _mm256_unpackhi_ps(c, d);
+    a = _mm256_shuffle_ps(ab_low, cd_low, 0x44);
+    b = _mm256_shuffle_ps(ab_low, cd_low, 0xee);
+    c = _mm256_shuffle_ps(ab_high, cd_high, 0x44);
+    d = _mm256_shuffle_ps(ab_high, cd_high, 0xee);
+  }
 };
 #endif
 
@@ -125,11 +146,10 @@ struct L16 {
   static F load_f16(const std::uint16_t* from) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
   }
-  static F outside(F s, int first_lane, int lo, int hi, float fill) {
-    const __m512i lane = _mm512_add_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
-                                          _mm512_set1_epi32(first_lane));
-    const __mmask16 in = _mm512_cmp_epi32_mask(_mm512_set1_epi32(lo), lane, _MM_CMPINT_LE) &
-                         _mm512_cmp_epi32_mask(lane, _mm512_set1_epi32(hi), _MM_CMPINT_LT);
+  static F in_range(F s, const std::int32_t* low, const std::int32_t* high, std::int32_t key, float fill) {
+    const __m512i at = _mm512_set1_epi32(key);
+    const __mmask16 in = _mm512_cmp_epi32_mask(_mm512_loadu_si512(low), at, _MM_CMPINT_LT) &
+                         _mm512_cmp_epi32_mask(at, _mm512_loadu_si512(high), _MM_CMPINT_LE);
     return _mm512_mask_blend_ps(in, set(fill), s);
   }
   static F exp_scale(F p, F t, F x) {
@@ -142,6 +162,26 @@ struct L16 {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), no, yes);
   }
   static bool any_not_equal(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_NEQ_UQ) != 0; }
+  static F load_quads(const float* from, std::int64_t stride) {
+    F all = _mm512_castps128_ps512(_mm_loadu_ps(from));
+    all = _mm512_insertf32x4(all, _mm_loadu_ps(from + stride), 1);
+    all = _mm512_insertf32x4(all, _mm_loadu_ps(from + 2 * stride), 2);
+    return _mm512_insertf32x4(all, _mm_loadu_ps(from + 3 * stride), 3);
+  }
+  static void store_quads(float* to, std::int64_t stride, F value) {
+    _mm_storeu_ps(to, _mm512_castps512_ps128(value));
+    _mm_storeu_ps(to + stride, _mm512_extractf32x4_ps(value, 1));
+    _mm_storeu_ps(to + 2 * stride, _mm512_extractf32x4_ps(value, 2));
+    _mm_storeu_ps(to + 3 * stride, _mm512_extractf32x4_ps(value, 3));
+  }
+  static void transpose4(F& a, F& b, F& c, F& d) {
+    const F ab_low = _mm512_unpacklo_ps(a, b), ab_high = _mm512_unpackhi_ps(a, b);
+    const F cd_low = _mm512_unpacklo_ps(c, d), cd_high = _mm512_unpackhi_ps(c, d);
+    a = _mm512_shuffle_ps(ab_low, cd_low, 0x44);
+    b = _mm512_shuffle_ps(ab_low, cd_low, 0xee);
+    c = _mm512_shuffle_ps(ab_high, cd_high, 0x44);
+    d = _mm512_shuffle_ps(ab_high, cd_high, 0xee);
+  }
 };
 #endif
 

@@ -73,6 +73,7 @@ constexpr int tile_vectors(int rows) { return rows <= 2 ? 4 : 2; }
 constexpr int linear_rows = 6, one_row_panels = 1, two_row_panels = 1;
 constexpr int tile_vectors(int rows) { return rows == 1 ? 8 : rows == 2 ? 4 : 2; }
 #endif
+constexpr std::int64_t blocks_worth_widening = 4;
 constexpr int panel_vectors = static_cast<int>(panel_width) / Widest::width;
 
 template <class Stored>
@@ -150,15 +151,22 @@ inline void linear_task(const LinearTask& task) {
       one_tile<Stored>(task, block, panels + panel * panel_stride, panel, 0, task.inputs);
     return;
   }
-  // Several blocks share each piece of a panel, so it is widened once.
+  // Several blocks share each piece of a panel while it is in the first-level cache; many of them share its widening
+  // too.
+  const bool widen = sizeof(Type) != sizeof(float) && task.n_blocks >= blocks_worth_widening;
   for (std::int64_t panel = task.panel_begin; panel < task.panel_end; ++panel)
     for (std::int64_t begin = 0; begin < task.inputs || begin == 0; begin += linear_depth) {
       const std::int64_t depth = task.inputs - begin < linear_depth ? task.inputs - begin : linear_depth;
       const Type* w = panels + panel * panel_stride + begin * panel_width;
-      for (std::int64_t i = 0; i < depth * panel_width; i += Widest::width)
-        Widest::store(task.scratch + i, Stored::template load<Widest>(w + i));
-      for (std::int64_t b = 0; b < task.n_blocks; ++b)
-        one_tile<StoredF32>(task, task.blocks[b], task.scratch, panel, begin, depth);
+      if (widen)
+        for (std::int64_t i = 0; i < depth * panel_width; i += Widest::width)
+          Widest::store(task.scratch + i, Stored::template load<Widest>(w + i));
+      for (std::int64_t b = 0; b < task.n_blocks; ++b) {
+        if (widen)
+          one_tile<StoredF32>(task, task.blocks[b], task.scratch, panel, begin, depth);
+        else
+          one_tile<Stored>(task, task.blocks[b], w, panel, begin, depth);
+      }
     }
 }
 

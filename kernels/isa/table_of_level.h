@@ -4,6 +4,7 @@
 #include "kernels/isa/elementwise_lanes.h"
 #include "kernels/isa/kernel_table.h"
 #include "kernels/isa/linear_lanes.h"
+#include "kernels/isa/probabilities_lanes.h"
 
 namespace kvgrind::kernels {
 namespace {

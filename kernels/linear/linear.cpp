@@ -4,7 +4,6 @@
 #include <cassert>
 #include <cstdlib>
 #include <cstring>
-#include <new>
 #include <string>
 #include <vector>
 
@@ -12,18 +11,10 @@
 #include "core/error.h"
 #include "core/parallel.h"
 #include "kernels/isa/isa.h"
+#include "kernels/isa/scratch.h"
 
 namespace kvgrind::kernels {
 namespace {
-
-struct AlignedDelete {
-  void operator()(std::byte* memory) const { ::operator delete (memory, std::align_val_t{64}); }
-};
-using AlignedBytes = std::unique_ptr<std::byte, AlignedDelete>;
-AlignedBytes aligned_bytes(std::int64_t size_bytes) {
-  return AlignedBytes(static_cast<std::byte*>(
-      ::operator new (static_cast<std::size_t>(std::max<std::int64_t>(size_bytes, 64)), std::align_val_t{64})));
-}
 
 std::string shape_text(const Tensor& tensor) {
   std::string text = "[";
@@ -110,7 +101,7 @@ PackedLinear pack_linear(const std::vector<LinearPart>& parts) {
 
 namespace {
 
-constexpr std::int64_t chunk_rows = 504;       // rows packed at once
+constexpr std::int64_t chunk_rows = 560;       // rows packed at once
 constexpr std::int64_t serial_work = 1 << 18;  // multiply-adds that are not worth a second thread
 constexpr std::int64_t least_task_work = 1 << 17;
 
@@ -200,9 +191,9 @@ void linear_chunk(const PackedLinear::Data& data, View<const float, 2> x, View<f
 void linear(const PackedLinear& weights, View<const float, 2> x, View<float, 2> y) {
   const PackedLinear::Data& data = weights.data();
   assert(x.extent(1) == data.inputs && y.extent(1) == data.outputs && x.extent(0) == y.extent(0));
-  const std::int64_t rows = x.extent(0);
-  for (std::int64_t begin = 0; begin < rows; begin += chunk_rows) {
-    const std::int64_t count = std::min(chunk_rows, rows - begin);
+  const std::int64_t rows = x.extent(0), chunks = (rows + chunk_rows - 1) / chunk_rows;
+  for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
+    const std::int64_t begin = rows * chunk / chunks, count = rows * (chunk + 1) / chunks - begin;
     const View<float, 2> out = y.slice(begin, count);
     if (out.stride(1) == 1 && (count == 1 || out.stride(0) > 0)) {
       linear_chunk(data, x.slice(begin, count), out);

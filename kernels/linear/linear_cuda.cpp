@@ -1,16 +1,18 @@
+#include "kernels/linear/linear_cuda.h"
+
 #include <cublas_v2.h>
 #include <fmt/format.h>
 
 #include "core/error.h"
-#include "kernels/linear/linear_cuda.h"
 
 namespace kvgrind::kernels {
 namespace {
 
 void check_products(cublasStatus_t status, const char* doing) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
-  throw Error(Category::unavailable,
-              {.doing = doing, .on = "the CUDA device", .found = fmt::format("cuBLAS: {}", cublasGetStatusString(status))});
+  throw Error(
+      Category::unavailable,
+      {.doing = doing, .on = "the CUDA device", .found = fmt::format("cuBLAS: {}", cublasGetStatusString(status))});
 }
 
 cudaDataType_t data_type(DType dtype) { return dtype == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F; }

@@ -69,7 +69,8 @@ Result run(const Problem& problem, Function function, bool want_p = true, std::i
     params.probabilities = [&](std::int64_t first, View<const float, 2> block) {
       EXPECT_EQ(first, next);
       EXPECT_EQ(block.extent(1), problem.n_k);
-      EXPECT_TRUE(first == 0 || params.q_position[static_cast<std::size_t>(first)] % 64 == 0);
+      const bool ascending = params.q_position.back() - params.q_position.front() == rows - 1;
+      EXPECT_TRUE(first == 0 || (ascending ? params.q_position[static_cast<std::size_t>(first)] : first) % 64 == 0);
       next += block.extent(0);
       for (std::int64_t i = 0; i < block.extent(0); ++i)
         for (std::int64_t j = 0; j < block.extent(1); ++j) p.push_back(block(i, j));
@@ -183,6 +184,26 @@ TEST(Attention, ARowsBitsDependOnThatRowAlone) {
         if (!part.p.empty()) {
           EXPECT_TRUE(same_bits(part.p, slice(whole.p, keys)));
         }
+      }
+    });
+  });
+}
+
+TEST(Attention, QueriesInAnyOrderAndSeveralAtOnePosition) {
+  at_every_isa([] {
+    for_all(32, 20, [](std::mt19937_64& rng) {
+      const std::int64_t queries = 1 + static_cast<std::int64_t>(rng() % 140);
+      Problem problem(rng, queries, 400, 32, 0);
+      if (rng() % 2) problem.params.window = 1 + static_cast<std::int64_t>(rng() % 300);
+      const bool equal = rng() % 2;
+      for (std::int64_t& position : problem.q_position) position = equal ? 250 : static_cast<std::int64_t>(rng() % 500);
+      problem.q_position[0] = 250;
+      const Result whole = run(problem, attention);
+      expect_equal(whole, run(problem, attention_ref), 1e-4);
+      for (const std::int64_t i : {std::int64_t{0}, queries / 2, queries - 1}) {
+        const Result one = run(problem, attention, true, i, 1);
+        EXPECT_TRUE(std::equal(one.out.begin(), one.out.end(), whole.out.begin() + i * 32));
+        EXPECT_TRUE(std::equal(one.p.begin(), one.p.end(), whole.p.begin() + i * 400));
       }
     });
   });
