@@ -23,9 +23,9 @@ struct DeviceInfo {
 };
 
 bool built_with_cuda();
-int device_count();                   // 0 when there is no driver, no device, or no CUDA in this build; never throws
-DeviceInfo device_info(int device);   // Error(unavailable) when it is not there
-void use_device(int device);          // for the calling thread
+int device_count();                  // 0 when there is no driver, no device, or no CUDA in this build; never throws
+DeviceInfo device_info(int device);  // Error(unavailable) when it is not there
+void use_device(int device);         // for the calling thread
 
 using DeviceStream = ::CUstream_st*;
 int close_stream(::CUstream_st*) noexcept;
@@ -38,7 +38,7 @@ using StreamHandle = Handle<::CUstream_st*, close_stream, nullptr>;
 using EventHandle = Handle<::CUevent_st*, close_event, nullptr>;
 using GraphHandle = Handle<::CUgraphExec_st*, close_graph, nullptr>;
 
-StreamHandle make_stream();               // non-blocking: never waits for the default stream
+StreamHandle make_stream();  // non-blocking: never waits for the default stream
 EventHandle make_event(bool timed = false);
 void record_event(const EventHandle& event, DeviceStream stream);
 void wait_event(DeviceStream stream, const EventHandle& event);  // work queued later on `stream` waits
@@ -60,7 +60,9 @@ class DeviceBuffer {
   DeviceBuffer() = default;
   DeviceBuffer(std::int64_t size_bytes, std::string_view what);
   template <class T = void>
-  T* as() const { return static_cast<T*>(data_.get()); }
+  T* as() const {
+    return static_cast<T*>(data_.get());
+  }
   std::int64_t size_bytes() const { return size_bytes_; }
   explicit operator bool() const { return static_cast<bool>(data_); }
 
@@ -75,7 +77,9 @@ class PinnedBuffer {
   PinnedBuffer() = default;
   PinnedBuffer(std::int64_t size_bytes, std::string_view what);
   template <class T = void>
-  T* as() const { return static_cast<T*>(data_.get()); }
+  T* as() const {
+    return static_cast<T*>(data_.get());
+  }
   std::int64_t size_bytes() const { return size_bytes_; }
   explicit operator bool() const { return static_cast<bool>(data_); }
 

@@ -1,10 +1,9 @@
-#include "kernels/device/device.h"
-
 #include <cuda_runtime.h>
 #include <fmt/format.h>
 
 #include "core/error.h"
 #include "kernels/device/check_cuda.h"
+#include "kernels/device/device.h"
 
 namespace kvgrind::kernels {
 
@@ -34,7 +33,8 @@ static void require_device(int device) {
   const int count = device_count();
   if (device >= 0 && device < count) return;
   throw Error(Category::unavailable,
-              {.doing = "choosing a device", .on = fmt::format("cuda:{}", device),
+              {.doing = "choosing a device",
+               .on = fmt::format("cuda:{}", device),
                .found = count == 0 ? std::string("no CUDA device or driver") : fmt::format("{} CUDA devices", count),
                .expected = count == 0 ? std::string() : fmt::format("cuda:0 to cuda:{}", count - 1),
                .next = "use --device cpu"});
@@ -129,13 +129,13 @@ static Error out_of_memory(std::string_view where, std::int64_t size_bytes, std:
   std::size_t free_bytes = 0, total_bytes = 0;
   if (cudaMemGetInfo(&free_bytes, &total_bytes) != cudaSuccess) free_bytes = total_bytes = 0;
   cudaGetLastError();
-  return Error(Category::unavailable,
-               {.doing = fmt::format("allocating {}", where),
-                .on = fmt::format("{} ({:.1f} MiB)", what, static_cast<double>(size_bytes) / (1 << 20)),
-                .found = fmt::format("{}; the device has {:.1f} of {:.1f} MiB free", cudaGetErrorString(status),
-                                     static_cast<double>(free_bytes) / (1 << 20),
-                                     static_cast<double>(total_bytes) / (1 << 20)),
-                .next = "use a shorter prompt, a smaller --chunk, or --device cpu"});
+  return Error(
+      Category::unavailable,
+      {.doing = fmt::format("allocating {}", where),
+       .on = fmt::format("{} ({:.1f} MiB)", what, static_cast<double>(size_bytes) / (1 << 20)),
+       .found = fmt::format("{}; the device has {:.1f} of {:.1f} MiB free", cudaGetErrorString(status),
+                            static_cast<double>(free_bytes) / (1 << 20), static_cast<double>(total_bytes) / (1 << 20)),
+       .next = "use a shorter prompt, a smaller --chunk, or --device cpu"});
 }
 
 DeviceBuffer::DeviceBuffer(std::int64_t size_bytes, std::string_view what) : size_bytes_(size_bytes) {

@@ -9,7 +9,9 @@ namespace {
 
 [[noreturn]] void refuse(int device) {
   throw Error(Category::unavailable,
-              {.doing = "choosing a device", .on = fmt::format("cuda:{}", device), .found = "a program built without CUDA",
+              {.doing = "choosing a device",
+               .on = fmt::format("cuda:{}", device),
+               .found = "a program built without CUDA",
                .next = "use --device cpu, or build with the CUDA Toolkit (cmake -DKVGRIND_CUDA=ON)"});
 }
 

@@ -17,22 +17,22 @@ struct RopeTable {
   std::int64_t half = 0, n = 0, first = 0;
   const std::int64_t* first_device = nullptr;
   float factor = 1.0f;
-  float* table = nullptr;           // [n, half, 2]
+  float* table = nullptr;  // [n, half, 2]
 };
 void rope_table_cuda(const RopeTable& params, DeviceStream stream);
 
 struct RopeWrite {
-  DType dtype = DType::f32;         // of qkv and all outputs: f32 or bf16
-  const void* qkv = nullptr;        // [n, (Hq + 2·Hk) · D]
-  const float* bias = nullptr;      // [(Hq + 2·Hk) · D] or null
-  const float* q_norm = nullptr;    // [D] or null
-  const float* k_norm = nullptr;    // [D] or null
+  DType dtype = DType::f32;       // of qkv and all outputs: f32 or bf16
+  const void* qkv = nullptr;      // [n, (Hq + 2·Hk) · D]
+  const float* bias = nullptr;    // [(Hq + 2·Hk) · D] or null
+  const float* q_norm = nullptr;  // [D] or null
+  const float* k_norm = nullptr;  // [D] or null
   float eps = 0.0f;
   std::int64_t n = 0, query_heads = 0, kv_heads = 0, head_dim = 0;  // D ≤ 256
-  const float* table = nullptr;     // [n, half, 2]
+  const float* table = nullptr;                                     // [n, half, 2]
   std::int64_t half = 0;
-  void* q = nullptr;                // [n, Hq, D] post-RoPE
-  void* q_pre = nullptr;            // [n, Hq, D] pre-RoPE, or null
+  void* q = nullptr;      // [n, Hq, D] post-RoPE
+  void* q_pre = nullptr;  // [n, Hq, D] pre-RoPE, or null
   // k and v of row i and head h go to element (first + i) · row_stride + h · head_stride.
   void* k = nullptr;
   void* v = nullptr;
