@@ -1,4 +1,13 @@
 // Recording: a Tap that writes a `.kvt` crash-safely with bounded memory. See traces/SCHEMA.md and the protocol there.
+//
+// Memory held, with C tokens a chunk (see header: chunk_rows; C · (row of k, v, q, lse over all layers) ≤ 512 MiB):
+//   C · L · ((2 Hk + Hq) · D · element + 4 Hq) bytes of rows that wait for their chunk, whatever the run's length
+// + (n + C) · (8 L + 600) bytes of small per-token rows, n = tokens of one pass
+// + while a sequence is open: column sums 4 · L · Hq · T bytes a segment (at most 4, and one for queries of none),
+//   maps 2 · L · Hq · 132 KiB at most, query statistics 8 · L · Hq · (D² + 1.5 D) bytes a segment; all of it is in the
+//   file in the end, and each can be switched off.
+//
+// One sequence is fed at a time: a pass of another one commits the rows of the first (it may go on later).
 #pragma once
 #include <cstdint>
 #include <filesystem>
@@ -20,17 +29,17 @@ enum class FsyncMode : std::uint8_t { never, chunk, end };
 
 struct RecordOptions {
   QueryContent queries = QueryContent::all;
-  std::int64_t query_window = 64;        // window: last W of each segment + all decode and answer queries
-  double query_sample_share = 0.1;       // sample: stratified over positions, + window
+  std::int64_t query_window = 64;   // window: last W of each segment + all decode and answer queries
+  double query_sample_share = 0.1;  // sample: stratified over positions, + window
   bool column_sums = true;
   bool query_statistics = true;
   bool pooled_maps = true;
   bool logits_top64 = true;
-  bool output_projection = true;         // stored unless above 5 % of the announced file (then said so in the file)
+  bool output_projection = true;  // stored unless above 5 % of the announced file (then said so in the file)
   FsyncMode fsync = FsyncMode::end;
   std::int64_t reserve_bytes = 256ll << 20;  // free disk space left alone
-  bool force = false;                    // replace an existing final file (by rename)
-  bool anonymous = false;                // no host, user, paths in the provenance
+  bool force = false;                        // replace an existing final file (by rename)
+  bool anonymous = false;                    // no host, user, paths in the provenance
 };
 
 class Recorder final : public Tap {
@@ -40,12 +49,12 @@ class Recorder final : public Tap {
   struct Plan {
     ModelCard card;
     std::vector<TokenSequence> sequences;
-    json::object provenance;             // command, seeds, … ; version, git hash, machine, times are added
+    json::object provenance;  // command, seeds, … ; version, git hash, machine, times are added
     std::function<Array<float, 2>(std::int64_t layer)> output_projection;
     std::function<std::string(std::int32_t)> token_bytes;
   };
   Recorder(const std::filesystem::path& path, Plan plan, const RecordOptions& options);
-  ~Recorder() override;                  // without close(): abandons the file as a crash would (prefix readable)
+  ~Recorder() override;  // without close(): abandons the file as a crash would (prefix readable)
 
   bool wants_probabilities(std::int64_t layer) const override;
   bool wants_all_logits() const override;
@@ -56,17 +65,24 @@ class Recorder final : public Tap {
 
   // All tokens of this sequence were fed: its seg, map and extent rows are written and committed.
   void sequence_done(std::int64_t sequence, std::int32_t next_token = -1);
-  // Final status, close, verify, rename. Error(write) leaves a readable prefix.
+  // Final status, close, verify, rename. Announced sequences that were not fed are named in the file as not recorded.
+  // Error(write) leaves a readable prefix.
   void close();
-  // Stop early (Ctrl+C, disk full): commits what is complete, final state as given, keeps `.part` unless nothing is missing.
+  // Stop early (Ctrl+C, disk full): commits what is complete, final state as given, keeps `.part` unless nothing is
+  // missing.
   void interrupt();
+  std::int64_t committed_rows() const;  // token rows that a reader of the file can rely on now
 
  private:
   struct State;
   std::unique_ptr<State> state_;
 };
 
-struct CheckReport { bool ok = false; json::object details; std::vector<std::string> findings; };
+struct CheckReport {
+  bool ok = false;
+  json::object details;
+  std::vector<std::string> findings;
+};
 CheckReport check_trace(const std::filesystem::path& path, bool deep);
 // Writes a clean copy of the committed prefix; returns what was kept and lost. Never edits in place.
 json::object repair_trace(const std::filesystem::path& in, const std::filesystem::path& out, bool force);

@@ -18,8 +18,8 @@
 namespace kvgrind::traces {
 
 struct OpenOptions {
-  bool probe = true;            // first open in a forked child (10 s, memory limit); false = --trust
-  bool verify_checksums = true; // of every committed slice that is read, once
+  bool probe = true;             // first open in a forked child (10 s, memory limit); false = --trust
+  bool verify_checksums = true;  // of every committed slice that is read, once
 };
 
 enum class TraceState : std::uint8_t { complete, unfinished, truncated_disk_full, interrupted };
@@ -28,7 +28,7 @@ struct SequenceInfo {
   std::int64_t id = 0;
   std::int64_t parent = -1;
   std::int64_t fork_at = 0;
-  std::int64_t tokens = 0;      // T: positions [0, T), parent's prefix included
+  std::int64_t tokens = 0;  // T: positions [0, T), parent's prefix included
   std::int64_t own_rows = 0;
   std::vector<Segment> segments;
   std::vector<Span> spans;
@@ -41,7 +41,7 @@ struct RecordedQueries {
   Array<float, 2> q;                   // [rows, D] post-RoPE
 };
 
-struct QueryStatisticsRow {            // pre-RoPE queries of one segment and query head
+struct QueryStatisticsRow {                // pre-RoPE queries of one segment and query head
   std::int64_t begin = 0, end = 0, n = 0;  // positions counted (first 4 of the sequence left out)
   std::vector<float> mean, mean_modulus;   // [D], [D/2]
   Array<float, 2> second_moment;           // [D, D]
@@ -55,35 +55,39 @@ class Trace {
   const std::filesystem::path& path() const;
   const ModelCard& card() const;
   TraceState state() const;
-  std::string hash() const;                      // over tok/seg commit rows and the model card
+  std::string hash() const;  // over tok/seg commit rows and the model card
   const json::object& provenance() const;
-  std::vector<std::string> not_recorded() const; // in plain words: what was dropped or left out, and why
-  std::int64_t rows() const;                     // committed token rows of the file
-  std::int64_t announced_rows() const;           // 0 = unknown
+  std::vector<std::string> not_recorded() const;  // in plain words: what was dropped or left out, and why
+  std::int64_t rows() const;                      // committed token rows of the file
+  std::int64_t announced_rows() const;            // 0 = unknown
   const std::vector<SequenceInfo>& sequences() const;
 
   std::vector<std::int32_t> tokens(std::int64_t sequence) const;
   std::vector<std::string> token_bytes(std::int64_t sequence) const;
-  std::vector<float> nll(std::int64_t sequence) const;             // [T], NaN where unknown
-  Array<float, 2> keys(std::int64_t sequence, std::int64_t layer, std::int64_t head, KeyRope rope = KeyRope::post) const;
-  Array<float, 2> values(std::int64_t sequence, std::int64_t layer, std::int64_t head) const;  // [T, D]
-  RecordedQueries queries(std::int64_t sequence, std::int64_t layer, std::int64_t head) const; // query head
+  std::vector<float> nll(std::int64_t sequence) const;  // [T], NaN where unknown
+  Array<float, 2> keys(std::int64_t sequence, std::int64_t layer, std::int64_t head,
+                       KeyRope rope = KeyRope::post) const;
+  Array<float, 2> values(std::int64_t sequence, std::int64_t layer, std::int64_t head) const;   // [T, D]
+  RecordedQueries queries(std::int64_t sequence, std::int64_t layer, std::int64_t head) const;  // query head
   bool has_queries(std::int64_t sequence, std::int64_t first, std::int64_t n) const;
-  Array<float, 2> lse(std::int64_t sequence, std::int64_t layer) const;        // [T, Hq]
+  Array<float, 2> lse(std::int64_t sequence, std::int64_t layer) const;  // [T, Hq]
   // Σ over the queries of one segment of the attention each key received, [Hq, T]; segment = index into segments, or
   // −1 = all prefill queries. Empty optional: not recorded.
   std::optional<Array<float, 2>> column_sums(std::int64_t sequence, std::int64_t layer, std::int64_t segment) const;
   std::vector<QueryStatisticsRow> query_statistics(std::int64_t sequence, std::int64_t layer, std::int64_t head) const;
-  std::vector<float> hidden_norm(std::int64_t sequence, std::int64_t layer) const;   // [T]; layer L = final residual
+  std::vector<float> hidden_norm(std::int64_t sequence, std::int64_t layer) const;  // [T]; layer L = final residual
   std::vector<float> attention_input_norm(std::int64_t sequence, std::int64_t layer) const;
   // Reference log-probabilities of the run: the 64 most likely next tokens. [T, 64]
   Array<std::int32_t, 2> top_ids(std::int64_t sequence) const;
   Array<float, 2> top_log_probabilities(std::int64_t sequence) const;
   // Pooled maps (log-quantised, see SCHEMA.md), [cells, cells] in 0…1 attention; empty: not recorded.
-  struct PooledMap { std::int64_t cell_tokens = 0; Array<float, 2> max, mean; };
+  struct PooledMap {
+    std::int64_t cell_tokens = 0;
+    Array<float, 2> max, mean;
+  };
   std::optional<PooledMap> pooled_map(std::int64_t sequence, std::int64_t layer, std::int64_t head) const;
   std::optional<Array<float, 2>> output_projection(std::int64_t layer) const;  // [hidden, Hq·D]; not stored: empty
-  double largest_mass_error() const;             // largest |Σp − 1| the writer saw; NaN = not measured
+  double largest_mass_error() const;  // largest |Σp − 1| the writer saw; NaN = not measured
 
  private:
   struct State;
