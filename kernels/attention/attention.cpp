@@ -107,12 +107,15 @@ class Run {
     const std::int64_t n_k = k_.extent(0), dims = q_.extent(1);
     visibility_.fill(begin, rows);
     const std::int64_t row_stride = kernels_.attention_row_stride(rows);
-    float* logits = a_.probabilities ? logits_.get(n_k * row_stride) : nullptr;
+    if (a_.probabilities) {
+      weights_.get(n_k * row_stride);
+      tile_largest_.get(static_cast<std::int64_t>(visibility_.tile_state.size()) * row_stride);
+    }
     const bool in_place = a_.out.stride(1) == 1;
     if (a_.out.data() && in_place)
-      kernels_.attention(task(begin, rows, logits, &a_.out(begin, 0), a_.out.stride(0)));
+      kernels_.attention(task(begin, rows, &a_.out(begin, 0), a_.out.stride(0)));
     else
-      kernels_.attention(task(begin, rows, logits, out_.get(rows * dims), dims));
+      kernels_.attention(task(begin, rows, out_.get(rows * dims), dims));
     if (a_.out.data() && !in_place)
       for (std::int64_t i = 0; i < rows; ++i)
         for (std::int64_t d = 0; d < dims; ++d) a_.out(begin + i, d) = out_.data()[i * dims + d];
@@ -123,7 +126,7 @@ class Run {
   }
 
  private:
-  AttentionBlock task(std::int64_t begin, std::int64_t rows, float* logits, float* out, std::int64_t out_stride) {
+  AttentionBlock task(std::int64_t begin, std::int64_t rows, float* out, std::int64_t out_stride) {
     AttentionBlock t;
     t.q = q_.data() + begin * q_.stride(0);
     t.q_stride = q_.stride(0);
@@ -143,7 +146,8 @@ class Run {
     t.scale = a_.scale;
     t.softcap = a_.softcap;
     t.scratch = scratch_.data();
-    t.logits = logits;
+    t.weights = weights_.data();
+    t.tile_largest = tile_largest_.data();
     t.largest = largest_;
     t.sum = sum_;
     t.out = a_.out.data() ? out : nullptr;
@@ -166,7 +170,8 @@ class Run {
       if (visibility_.tile_state[static_cast<std::size_t>(tile)] == 0) {
         for (std::int64_t i = 0; i < rows; ++i) std::fill(&p(i, first), &p(i, first) + (end - first), 0.0f);
       } else {
-        kernels_.probabilities(logits_.data(), row_stride, first, end, largest_, inverse, p.data(), n_k);
+        kernels_.probabilities(weights_.data() + first * row_stride, row_stride, end - first,
+                               tile_largest_.data() + tile * row_stride, largest_, inverse, p.data() + first, n_k);
       }
     }
     if (!all_finite)  // 0 · NaN where masked
@@ -182,7 +187,8 @@ class Run {
     for (std::int64_t i = begin; i < begin + rows; ++i) {
       if (finite(a_.out[i])) continue;
       visibility_.fill(i, 1);
-      AttentionBlock alone = task(i, 1, nullptr, out_.get(q_.extent(1)), q_.extent(1));
+      AttentionBlock alone = task(i, 1, out_.get(q_.extent(1)), q_.extent(1));
+      alone.weights = nullptr;
       alone.hide_masked_values = true;
       kernels_.attention(alone);
       for (std::int64_t d = 0; d < q_.extent(1); ++d) a_.out(i, d) = out_.data()[d];
@@ -194,7 +200,7 @@ class Run {
   Array<float, 2> q_copy_, k_copy_, v_copy_;
   View<const float, 2> q_, k_, v_;
   Visibility visibility_;
-  ScratchFloats scratch_, logits_, out_, p_;
+  ScratchFloats scratch_, weights_, tile_largest_, out_, p_;  // the second and third only for probabilities
   float largest_[attention_block], sum_[attention_block];
 };
 

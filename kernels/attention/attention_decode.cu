@@ -39,8 +39,8 @@ __global__ void __launch_bounds__(threads) decode_kernel(const AttentionDecode a
       const int row = g + 8 * r;
       uint4 x = {};
       if (row < group)
-        x = *reinterpret_cast<const uint4*>(
-            static_cast<const bf16*>(a.q) + (sequence * a.shape.query_heads + head0 + row) * D + b * 32 + t * 8);
+        x = *reinterpret_cast<const uint4*>(static_cast<const bf16*>(a.q) +
+                                            (sequence * a.shape.query_heads + head0 + row) * D + b * 32 + t * 8);
       qa[b][0][r] = x.x, qa[b][0][2 + r] = x.y;
       qa[b][1][r] = x.z, qa[b][1][2 + r] = x.w;
     }
@@ -159,23 +159,37 @@ __global__ void __launch_bounds__(threads) decode_kernel(const AttentionDecode a
   }
 }
 
+constexpr int max_splits = 64;
+
 template <class T>
 __global__ void merge_kernel(const AttentionDecode a) {
+  __shared__ float top_of[max_splits], weight[max_splits];
   const int head = blockIdx.x, sequence = blockIdx.y, dims = static_cast<int>(a.shape.head_dim);
+  const int splits = static_cast<int>(a.splits);
   const DecodePartials partials(a);
   const float* pairs = partials.pair(sequence, head, 0);
-  float top = -INFINITY;
-  for (int split = 0; split < a.splits; ++split) top = fmaxf(top, pairs[2 * split]);
-  if (a.shape.sinks) top = fmaxf(top, a.shape.sinks[head] * log2e);
-  float total = a.shape.sinks ? exp2f(a.shape.sinks[head] * log2e - top) : 0.0f;
+  const float sink = a.shape.sinks ? a.shape.sinks[head] * log2e : -INFINITY;
+  float sum = 0.0f;
+  if (threadIdx.x < splits) top_of[threadIdx.x] = pairs[2 * threadIdx.x], sum = pairs[2 * threadIdx.x + 1];
+  __syncthreads();
+  float top = sink;
+  for (int split = 0; split < splits; ++split) top = fmaxf(top, top_of[split]);
   const float base = top == -INFINITY ? 0.0f : top;
-  for (int split = 0; split < a.splits; ++split) total += pairs[2 * split + 1] * exp2f(pairs[2 * split] - base);
+  const float factor = threadIdx.x < splits ? exp2f(top_of[threadIdx.x] - base) : 0.0f;
+  __syncthreads();  // everyone has read top_of
+  if (threadIdx.x < splits) top_of[threadIdx.x] = sum * factor, weight[threadIdx.x] = sum > 0.0f ? factor : 0.0f;
+  __syncthreads();
+  float total = a.shape.sinks ? exp2f(sink - base) : 0.0f;
+  for (int split = 0; split < splits; ++split) total += top_of[split];
   const std::int64_t row = sequence * a.shape.query_heads + head;
   for (int d = threadIdx.x; d < dims; d += blockDim.x) {
+    const float* o = partials.o(sequence, head, 0) + d;
     float x = 0.0f;
-    for (int split = 0; split < a.splits; ++split)
-      if (pairs[2 * split + 1] > 0.0f)
-        x += partials.o(sequence, head, split)[d] * exp2f(pairs[2 * split] - base);
+#pragma unroll 8
+    for (int split = 0; split < splits; ++split) {
+      const float part = o[split * dims];  // unwritten where the split was empty
+      x += weight[split] > 0.0f ? part * weight[split] : 0.0f;
+    }
     static_cast<T*>(a.out)[row * dims + d] = from_float<T>(total > 0.0f ? x / total : 0.0f);
   }
   if (threadIdx.x != 0) return;
@@ -196,17 +210,19 @@ void launch(const AttentionDecode& a, DeviceStream stream) {
 
 std::int64_t attention_decode_splits(const AttentionShape& shape, std::int64_t sequences, std::int64_t max_slots,
                                      int multiprocessors) {
-  const std::int64_t wanted = (4 * multiprocessors + shape.cache_heads * sequences - 1) / (shape.cache_heads * sequences);
+  const std::int64_t wanted =
+      (4 * multiprocessors + shape.cache_heads * sequences - 1) / (shape.cache_heads * sequences);
   const std::int64_t useful = (max_slots + 127) / 128;
-  return std::clamp<std::int64_t>(std::min(wanted, useful), 1, 64);
+  return std::clamp<std::int64_t>(std::min(wanted, useful), 1, max_splits);
 }
 
-std::int64_t attention_decode_workspace_bytes(const AttentionShape& shape, std::int64_t sequences, std::int64_t splits) {
+std::int64_t attention_decode_workspace_bytes(const AttentionShape& shape, std::int64_t sequences,
+                                              std::int64_t splits) {
   return sequences * shape.query_heads * splits * (shape.head_dim + 2) * static_cast<std::int64_t>(sizeof(float));
 }
 
 void attention_decode_cuda(const AttentionDecode& a, DeviceStream stream) {
-  assert(a.splits >= 1 && a.splits <= 64 && a.shape.head_dim <= 256 && a.shape.head_dim % 8 == 0);
+  assert(a.splits >= 1 && a.splits <= max_splits && a.shape.head_dim <= 256 && a.shape.head_dim % 8 == 0);
   const bool tensor = a.shape.dtype == DType::bf16 && a.shape.query_heads / a.shape.cache_heads <= 16;
   if (tensor && a.shape.head_dim == 64)
     launch<64>(a, stream);

@@ -1,5 +1,5 @@
-// Decode attention in fp32 arithmetic: one block a split, cache head and up to 8 of its query heads; 128 keys at a time,
-// one a thread for the logits, one dim a thread for the values.
+// Decode attention in fp32 arithmetic: one block a split, cache head and up to 8 of its query heads; 128 keys at a
+// time, one a thread for the logits, one dim a thread for the values.
 #include <type_traits>
 
 #include "kernels/attention/decode_parts.cuh"
@@ -30,8 +30,9 @@ __global__ void __launch_bounds__(threads) decode_general_kernel(const Attention
   }
   for (int i = threadIdx.x; i < rows * dims; i += threads) {
     const int row = i / dims, d = i % dims;
-    q[row][d] = row < heads ? to_float(static_cast<const T*>(a.q)[(sequence * a.shape.query_heads + head0 + row) * dims + d])
-                            : 0.0f;
+    q[row][d] = row < heads
+                    ? to_float(static_cast<const T*>(a.q)[(sequence * a.shape.query_heads + head0 + row) * dims + d])
+                    : 0.0f;
   }
   if (threadIdx.x < rows) largest[threadIdx.x] = -INFINITY, sum[threadIdx.x] = 0.0f;
   float o[rows][max_dims / threads] = {};

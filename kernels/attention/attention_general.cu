@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(tile_threads) general_kernel(const Args<TQ> a)
         shared.p[4 * ty + i][tx + 16 * j] = p;
       }
       for (int lane = 8; lane > 0; lane /= 2) part += __shfl_xor_sync(0xffffffffu, part, lane);
-      sum[i] = sum[i] * shrink + part;
+      sum[i] = fmaf(sum[i], shrink, part);
 #pragma unroll
       for (int c = 0; c < pieces; ++c)
 #pragma unroll
@@ -130,7 +130,7 @@ __global__ void __launch_bounds__(tile_threads) general_kernel(const Args<TQ> a)
     if (a.shape.sinks) {
       const float sink = a.shape.sinks[head], top = fmaxf(base, sink);
       factor = expf(base - top);
-      total = total * factor + expf(sink - top);
+      total = fmaf(total, factor, expf(sink - top));
       base = top;
     }
     factor = total > 0.0f || total != total ? factor / total : 0.0f;  // nothing visible: zeros

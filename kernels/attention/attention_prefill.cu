@@ -54,7 +54,8 @@ __global__ void __launch_bounds__(threads, 2) prefill_kernel(const AttentionPref
   copy_async_commit();
 
   float o[2][tiles_d][4] = {};
-  float largest[2][2], sum[2][2] = {};
+  // Contracted or not, a product here and there must round the same in every row: explicit roundings throughout.
+  float largest[2][2], sum[2][2] = {};  // largest logit so far, in base 2
   for (auto& pair : largest) pair[0] = pair[1] = -INFINITY;
   const bool capped = a.shape.softcap != 0.0f;
   const float unit = capped ? log2e : a.shape.scale * log2e;
@@ -90,7 +91,8 @@ __global__ void __launch_bounds__(threads, 2) prefill_kernel(const AttentionPref
     copy_async_wait<0>();
     __syncthreads();
     if (key0 + keys_per_tile <= q_last) {
-      load_tile<D>(shared.k, k + static_cast<std::int64_t>(key0 + keys_per_tile) * D, D, slots - key0 - keys_per_tile, keys_per_tile);
+      load_tile<D>(shared.k, k + static_cast<std::int64_t>(key0 + keys_per_tile) * D, D, slots - key0 - keys_per_tile,
+                   keys_per_tile);
       copy_async_commit();
     }
 
@@ -121,13 +123,14 @@ __global__ void __launch_bounds__(threads, 2) prefill_kernel(const AttentionPref
     for (int m = 0; m < 2; ++m)
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        float top = largest[m][r];
+        float top = -INFINITY;
 #pragma unroll
         for (int j = 0; j < tiles_n; ++j) top = fmaxf(top, fmaxf(s[m][j][2 * r], s[m][j][2 * r + 1]));
         top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
         top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
-        const float base = top == -INFINITY ? 0.0f : top * unit;
-        const float shrink = exp2_fast(largest[m][r] * unit - base);
+        top = fmaxf(largest[m][r], __fmul_rn(top, unit));
+        const float base = top == -INFINITY ? 0.0f : top;
+        const float shrink = exp2_fast(__fsub_rn(largest[m][r], base));
         largest[m][r] = top;
         float part = 0.0f;
 #pragma unroll
@@ -136,7 +139,7 @@ __global__ void __launch_bounds__(threads, 2) prefill_kernel(const AttentionPref
           s[m][j][2 * r + 1] = exp2_fast(fmaf(s[m][j][2 * r + 1], unit, -base));
           part += s[m][j][2 * r] + s[m][j][2 * r + 1];
         }
-        sum[m][r] = sum[m][r] * shrink + part;
+        sum[m][r] = fmaf(sum[m][r], shrink, part);
 #pragma unroll
         for (int d = 0; d < tiles_d; ++d) {
           o[m][d][2 * r] *= shrink;
@@ -175,12 +178,12 @@ __global__ void __launch_bounds__(threads, 2) prefill_kernel(const AttentionPref
       total += __shfl_xor_sync(0xffffffffu, total, 1);
       total += __shfl_xor_sync(0xffffffffu, total, 2);
       const std::int64_t row = row0 + warp * 32 + m * 16 + r * 8 + g;
-      float base = largest[m][r] * unit, factor = 1.0f;
+      float base = largest[m][r], factor = 1.0f;
       if (a.shape.sinks) {
-        const float sink = a.shape.sinks[head] * log2e;
+        const float sink = __fmul_rn(a.shape.sinks[head], log2e);
         const float top = fmaxf(base, sink);
         factor = exp2_fast(base - top);
-        total = total * factor + exp2_fast(sink - top);
+        total = fmaf(total, factor, exp2_fast(sink - top));
         base = top;
       }
       factor /= total;
@@ -211,11 +214,16 @@ void attention_prefill_cuda(const AttentionPrefill& a, DeviceStream stream) {
   if (a.n == 0) return;
   if (a.shape.dtype == DType::bf16) {
     switch (a.shape.head_dim) {
-      case 32: return launch<32>(a, stream);
-      case 64: return launch<64>(a, stream);
-      case 96: return launch<96>(a, stream);
-      case 128: return launch<128>(a, stream);
-      default: break;
+      case 32:
+        return launch<32>(a, stream);
+      case 64:
+        return launch<64>(a, stream);
+      case 96:
+        return launch<96>(a, stream);
+      case 128:
+        return launch<128>(a, stream);
+      default:
+        break;
     }
   }
   attention_general(a, stream);

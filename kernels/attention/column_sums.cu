@@ -9,7 +9,7 @@
 namespace kvgrind::kernels {
 namespace {
 
-constexpr int keys_per_block = 128, queries_per_tile = 64, threads = 128;
+constexpr int keys_per_block = 128, queries_per_tile = 64, queries_at_once = 32, threads = 128;
 
 template <int D>
 struct SumShared {
@@ -20,10 +20,10 @@ struct SumShared {
 static_assert(keys_per_block == 2 * queries_per_tile);
 
 template <int D>
-__global__ void __launch_bounds__(threads, 2) sum_kernel(const ColumnSums a) {
+__global__ void __launch_bounds__(threads, 3) sum_kernel(const ColumnSums a) {
   extern __shared__ __align__(16) unsigned char raw[];
   auto& shared = *reinterpret_cast<SumShared<D>*>(raw);
-  constexpr int depth = D / 16, pieces = D / 8, tiles_n = queries_per_tile / 8;
+  constexpr int depth = D / 16, pieces = D / 8, tiles_n = queries_at_once / 8;
   constexpr std::uint32_t row_bytes = SumShared<D>::stride * sizeof(bf16);
   const int head = blockIdx.x;
   const std::int64_t key0 = static_cast<std::int64_t>(blockIdx.y) * keys_per_block;  // earliest keys first: longest
@@ -86,39 +86,43 @@ __global__ void __launch_bounds__(threads, 2) sum_kernel(const ColumnSums a) {
     copy_async_wait<0>();
     __syncthreads();
     if (block0 + queries_per_tile < last) load_queries(block0 + queries_per_tile, buffer ^ 1);
-    const std::uint32_t q_address =
-        shared_address(&shared.q[buffer][lane / 16 * 8 + lane % 8][lane / 8 % 2 * 8]);
-    float s[2][tiles_n][4] = {};
-#pragma unroll
-    for (int d = 0; d < depth; ++d)
-#pragma unroll
-      for (int j = 0; j < tiles_n; j += 2) {
-        std::uint32_t qb[4];
-        load_matrix_x4(qb, q_address + j * 8 * row_bytes + d * 32);
-#pragma unroll
-        for (int m = 0; m < 2; ++m) {
-          mma_bf16(s[m][j], ka[m][d], qb[0], qb[1]);
-          mma_bf16(s[m][j + 1], ka[m][d], qb[2], qb[3]);
-        }
-      }
     const bool masks = block0 < warp_key + 31 || (window > 0 && block0 + queries_per_tile - 1 - warp_key >= window);
+    const int ahead = static_cast<int>(block0 - warp_key);
     float part[2][2] = {};
+#pragma unroll 1
+    for (int row0 = 0; row0 < queries_per_tile; row0 += queries_at_once) {
+      const std::uint32_t q_address =
+          shared_address(&shared.q[buffer][row0 + lane / 16 * 8 + lane % 8][lane / 8 % 2 * 8]);
+      float s[2][tiles_n][4] = {};
 #pragma unroll
-    for (int j = 0; j < tiles_n; ++j) {
-      const float2 lse = *reinterpret_cast<const float2*>(&shared.lse[buffer][j * 8 + 2 * t]);
+      for (int d = 0; d < depth; ++d)
 #pragma unroll
-      for (int m = 0; m < 2; ++m)
+        for (int j = 0; j < tiles_n; j += 2) {
+          std::uint32_t qb[4];
+          load_matrix_x4(qb, q_address + j * 8 * row_bytes + d * 32);
 #pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          float x = s[m][j][e];
-          if (capped) x = a.shape.softcap * tanhf(x * a.shape.scale / a.shape.softcap);
-          float p = exp2_fast(fmaf(x, unit, e % 2 ? -lse.y : -lse.x));
-          if (masks) {
-            const std::int64_t distance = block0 + j * 8 + 2 * t + e % 2 - (warp_key + m * 16 + e / 2 * 8 + g);
-            if (distance < 0 || (window > 0 && distance >= window)) p = 0.0f;
+          for (int m = 0; m < 2; ++m) {
+            mma_bf16(s[m][j], ka[m][d], qb[0], qb[1]);
+            mma_bf16(s[m][j + 1], ka[m][d], qb[2], qb[3]);
           }
-          part[m][e / 2] += p;
         }
+#pragma unroll
+      for (int j = 0; j < tiles_n; ++j) {
+        const float2 lse = *reinterpret_cast<const float2*>(&shared.lse[buffer][row0 + j * 8 + 2 * t]);
+#pragma unroll
+        for (int m = 0; m < 2; ++m)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            float x = s[m][j][e];
+            if (capped) x = a.shape.softcap * tanhf(x * a.shape.scale / a.shape.softcap);
+            float p = exp2_fast(fmaf(x, unit, e % 2 ? -lse.y : -lse.x));
+            if (masks) {
+              const int distance = ahead + row0 + j * 8 + 2 * t + e % 2 - (m * 16 + e / 2 * 8 + g);
+              if (distance < 0 || (window > 0 && distance >= window)) p = 0.0f;
+            }
+            part[m][e / 2] += p;
+          }
+      }
     }
 #pragma unroll
     for (int m = 0; m < 2; ++m)
@@ -155,11 +159,16 @@ void column_sums_cuda(const ColumnSums& a, DeviceStream stream) {
   if (a.n == 0) return;
   if (a.shape.dtype == DType::bf16) {
     switch (a.shape.head_dim) {
-      case 32: return launch<32>(a, stream);
-      case 64: return launch<64>(a, stream);
-      case 96: return launch<96>(a, stream);
-      case 128: return launch<128>(a, stream);
-      default: break;
+      case 32:
+        return launch<32>(a, stream);
+      case 64:
+        return launch<64>(a, stream);
+      case 96:
+        return launch<96>(a, stream);
+      case 128:
+        return launch<128>(a, stream);
+      default:
+        break;
     }
   }
   column_sums_general(a, stream);

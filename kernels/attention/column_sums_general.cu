@@ -32,8 +32,8 @@ __global__ void __launch_bounds__(tile_threads) sum_kernel(const ColumnSums a) {
   float total = owner ? a.sum[head * a.sum_stride + key0 + threadIdx.x] : 0.0f;
 
   std::int64_t block0 = (a.first > key0 ? a.first : key0) / tile * tile;
-  const std::int64_t last = a.shape.window > 0 && key0 + tile - 1 + a.shape.window < end
-                                ? key0 + tile - 1 + a.shape.window : end;
+  const std::int64_t last =
+      a.shape.window > 0 && key0 + tile - 1 + a.shape.window < end ? key0 + tile - 1 + a.shape.window : end;
   for (; block0 < last; block0 += tile) {
     const std::int64_t from = block0 < a.first ? a.first : block0;
     const std::int64_t to = block0 + tile < end ? block0 + tile : end;
@@ -94,10 +94,9 @@ __global__ void __launch_bounds__(tile_threads) probability_kernel(const Attenti
     for (int j = 0; j < 4; ++j) {
       const std::int64_t key = key0 + tx + 16 * j;
       if (key >= a.slots) continue;
-      a.p[(head * a.n + row) * a.slots + key] =
-          sees(a.first + row, key, a.shape.window)
-              ? expf(finish_logit(s[i][j], a.shape.scale, a.shape.softcap) - lse)
-              : 0.0f;
+      a.p[(head * a.n + row) * a.slots + key] = sees(a.first + row, key, a.shape.window)
+                                                    ? expf(finish_logit(s[i][j], a.shape.scale, a.shape.softcap) - lse)
+                                                    : 0.0f;
     }
   }
 }

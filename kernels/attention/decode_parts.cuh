@@ -48,7 +48,10 @@ struct DecodePartials {
   float* data;
   std::int64_t heads, splits, dims, pairs_at;
   __device__ explicit DecodePartials(const AttentionDecode& a)
-      : data(static_cast<float*>(a.workspace)), heads(a.shape.query_heads), splits(a.splits), dims(a.shape.head_dim),
+      : data(static_cast<float*>(a.workspace)),
+        heads(a.shape.query_heads),
+        splits(a.splits),
+        dims(a.shape.head_dim),
         pairs_at(a.sequences * heads * splits * dims) {}
   __device__ float* o(std::int64_t sequence, std::int64_t head, std::int64_t split) const {
     return data + ((sequence * heads + head) * splits + split) * dims;

@@ -46,7 +46,7 @@ __device__ void dot_tile(const float* q, const float* k, int ty, int tx, float (
 }
 
 __device__ inline float finish_logit(float dot, float scale, float softcap) {
-  const float x = dot * scale;
+  const float x = __fmul_rn(dot, scale);  // never contracted into a later difference: rows must round alike
   return softcap != 0.0f ? softcap * tanhf(x / softcap) : x;
 }
 
@@ -57,10 +57,14 @@ __device__ inline bool sees(std::int64_t query, std::int64_t key, std::int64_t w
 // Calls launch(std::integral_constant<int, DP>) with the smallest padded head_dim that holds `dims`.
 template <class Launch>
 void with_padded_dim(std::int64_t dims, Launch&& launch) {
-  if (dims <= 32) launch(std::integral_constant<int, 32>());
-  else if (dims <= 64) launch(std::integral_constant<int, 64>());
-  else if (dims <= 128) launch(std::integral_constant<int, 128>());
-  else launch(std::integral_constant<int, 256>());
+  if (dims <= 32)
+    launch(std::integral_constant<int, 32>());
+  else if (dims <= 64)
+    launch(std::integral_constant<int, 64>());
+  else if (dims <= 128)
+    launch(std::integral_constant<int, 128>());
+  else
+    launch(std::integral_constant<int, 256>());
 }
 
 }  // namespace kvgrind::kernels

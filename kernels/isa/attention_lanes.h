@@ -185,6 +185,51 @@ inline typename L::F weigh(std::int64_t keys, std::int64_t row_stride, float* s,
   return rescale;
 }
 
+// q [row][dim] → [dim][row], rows beyond the block 0.
+template <class L>
+inline void queries_in(const AttentionBlock& a, std::int64_t row_stride, float* q) {
+  for (std::int64_t row = 0; row < row_stride; row += L::width) {
+    std::int64_t d = 0;
+    const float* from = a.q + row * a.q_stride;
+    if (row + L::width <= a.rows)
+      for (; d + 4 <= a.dims; d += 4) {
+        typename L::F part[4];
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) part[i] = L::load_quads(from + i * a.q_stride + d, 4 * a.q_stride);
+        L::transpose4(part[0], part[1], part[2], part[3]);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) L::store(q + (d + i) * row_stride + row, part[i]);
+      }
+    for (; d < a.dims; ++d)
+      for (std::int64_t r = 0; r < L::width; ++r)
+        q[d * row_stride + row + r] = row + r < a.rows ? from[r * a.q_stride + d] : 0.0f;
+  }
+}
+
+// o [dim][row] over the row's sum → out [row][dim]; 0 where the sum is 0.
+template <class L>
+inline void outputs_out(const AttentionBlock& a, std::int64_t row_stride, const float* o, const float* sum) {
+  float inverse_of[64];
+  for (std::int64_t r = 0; r < row_stride; ++r) inverse_of[r] = sum[r] == 0.0f ? 0.0f : 1.0f / sum[r];
+  for (std::int64_t row = 0; row < row_stride; row += L::width) {
+    const auto inverse = L::load(inverse_of + row);
+    float* to = a.out + row * a.out_stride;
+    std::int64_t d = 0;
+    if (row + L::width <= a.rows)
+      for (; d + 4 <= a.dims; d += 4) {
+        typename L::F part[4];
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) part[i] = L::load(o + (d + i) * row_stride + row) * inverse;
+        L::transpose4(part[0], part[1], part[2], part[3]);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) L::store_quads(to + i * a.out_stride + d, 4 * a.out_stride, part[i]);
+      }
+    for (; d < a.dims; ++d)
+      for (std::int64_t r = 0; r < L::width && row + r < a.rows; ++r)
+        to[r * a.out_stride + d] = o[d * row_stride + row + r] * inverse_of[row + r];
+  }
+}
+
 template <class L>
 inline void attention_lanes(const AttentionBlock& a, std::int64_t row_stride) {
   float* q = a.scratch;                      // [dims][row_stride]
@@ -192,11 +237,8 @@ inline void attention_lanes(const AttentionBlock& a, std::int64_t row_stride) {
   float* s = o + 64 * a.dims;                // [tile][row_stride]
   float* largest = s + 64 * attention_tile;  // [row_stride]
   float* sum = largest + 64;                 // [row_stride]
-  for (std::int64_t d = 0; d < a.dims; ++d)
-    for (std::int64_t r = 0; r < row_stride; ++r) {
-      q[d * row_stride + r] = r < a.rows ? a.q[r * a.q_stride + d] : 0.0f;
-      o[d * row_stride + r] = 0.0f;
-    }
+  queries_in<L>(a, row_stride, q);
+  for (std::int64_t i = 0; i < a.dims * row_stride; i += L::width) L::store(o + i, L::zero());
   for (std::int64_t r = 0; r < row_stride; ++r) {
     const bool counts = a.sink && !(*a.sink < least_logit);
     largest[r] = counts ? *a.sink : least_logit;
@@ -205,28 +247,25 @@ inline void attention_lanes(const AttentionBlock& a, std::int64_t row_stride) {
   for (std::int64_t first = 0, tile = 0; first < a.n_k; first += attention_tile, ++tile) {
     if (a.tile_state[tile] == 0) continue;
     const std::int64_t keys = a.n_k - first < attention_tile ? a.n_k - first : attention_tile;
-    float* scores = a.logits ? a.logits + first * row_stride : s;
+    float* scores = a.weights ? a.weights + first * row_stride : s;
     over_rows<L>(row_stride, ScoreRows<L>{a, q, row_stride, a.k + first * a.k_stride, keys, scores});
     if (a.softcap != 0.0f || a.log_count || a.tile_state[tile] == 1)
       finish_logits<L>(a, first, keys, a.tile_state[tile] == 1, row_stride, scores);
-    if (a.logits)
-      for (std::int64_t i = 0; i < keys * row_stride; i += L::width) L::store(s + i, L::load(scores + i));
     for (std::int64_t row = 0; row < row_stride; row += L::width) {
-      const auto rescale = weigh<L>(keys, row_stride, s + row, largest + row, sum + row);
+      const auto rescale = weigh<L>(keys, row_stride, scores + row, largest + row, sum + row);
+      if (a.weights) L::store(a.tile_largest + tile * row_stride + row, L::load(largest + row));
       if (a.out && L::any_not_equal(rescale, L::set(1.0f)))
         for (std::int64_t d = 0; d < a.dims; ++d)
           L::store(o + d * row_stride + row, L::load(o + d * row_stride + row) * rescale);
     }
     if (!a.out) continue;
-    over_rows<L>(row_stride, OutputRows<L>{a, s, row_stride, a.v + first * a.v_stride, a.v_stride, keys, o});
+    over_rows<L>(row_stride, OutputRows<L>{a, scores, row_stride, a.v + first * a.v_stride, a.v_stride, keys, o});
   }
   for (std::int64_t r = 0; r < a.rows; ++r) {
     a.largest[r] = largest[r];
     a.sum[r] = sum[r];
-    if (!a.out) continue;
-    const float inverse = sum[r] == 0.0f ? 0.0f : 1.0f / sum[r];
-    for (std::int64_t d = 0; d < a.dims; ++d) a.out[r * a.out_stride + d] = o[d * row_stride + r] * inverse;
   }
+  if (a.out) outputs_out<L>(a, row_stride, o, sum);
 }
 
 // One or two rows are done one by one, [key][row] dense; more in the narrowest vectors that hold them.

@@ -128,9 +128,6 @@ inline void attention_one_row(const AttentionBlock& a, std::int64_t row, std::in
     score_one_row(q, a.dims, a.k + first * a.k_stride, a.k_stride, keys, a.scale, s);
     for (std::int64_t j = keys; j < attention_tile; ++j) s[j] = -__builtin_inff();  // weighs 0
     finish_one_row(a, row, first, keys, a.tile_state[tile] == 1, s);
-    if (a.logits)
-      for (std::int64_t j = 0; j < keys; ++j) a.logits[(first + j) * row_stride + row] = s[j];
-
     auto peaks = L::set(least_logit);
     for (std::int64_t j = 0; j < attention_tile; j += L::width) peaks = L::max(L::load(s + j), peaks);
     float peak_of[L::width];
@@ -142,6 +139,10 @@ inline void attention_one_row(const AttentionBlock& a, std::int64_t row, std::in
     const auto peak = L::set(four[0]);
     for (std::int64_t j = 0; j < attention_tile; j += L::width)
       L::store(s + j, exp_nonpositive<L>(L::load(s + j) - peak));
+    if (a.weights) {
+      a.tile_largest[tile * row_stride + row] = four[0];
+      for (std::int64_t j = 0; j < keys; ++j) a.weights[(first + j) * row_stride + row] = s[j];
+    }
     auto part = L4::zero();
     for (std::int64_t j = 0; j < keys; j += 4) part = part + L4::load(s + j);
     L4::store(four, part);

@@ -50,7 +50,9 @@ struct AttentionBlock {
   float scale = 1.0f, softcap = 0.0f;
   bool hide_masked_values = false;  // rows = 1 only: values of masked keys are read as 0 (they may be NaN or infinite)
   float* scratch = nullptr;         // [attention_scratch(dims)]
-  float* logits = nullptr;          // [n_k, row_stride] or null: the logits of every tile whose state is not 0
+  // [n_k, row_stride] or null: exp(logit − tile_largest[tile][row]) in the tiles whose state is not 0
+  float* weights = nullptr;
+  float* tile_largest = nullptr;  // [tiles, row_stride], with weights
   // Out: largest logit and Σ exp(logit − largest) of each row, and out [rows, dims] when wanted.
   float* largest = nullptr;
   float* sum = nullptr;
@@ -64,8 +66,9 @@ struct KernelTable {
   void (*linear[3])(const LinearTask&);  // by DType of the panels: f32, f16, bf16
   std::int64_t (*attention_row_stride)(std::int64_t rows);
   void (*attention)(const AttentionBlock&);
-  // p[r][j] = exp(logits[j][r] − largest[r]) · inverse_sum[r] for j in [begin, end) and all row_stride rows r
-  void (*probabilities)(const float* logits, std::int64_t row_stride, std::int64_t begin, std::int64_t end,
+  // p[r][j] = weights[j][r] · exp(tile_largest[r] − largest[r]) · inverse_sum[r] for the keys of one tile and all
+  // row_stride rows r
+  void (*probabilities)(const float* weights, std::int64_t row_stride, std::int64_t keys, const float* tile_largest,
                         const float* largest, const float* inverse_sum, float* p, std::int64_t p_stride);
   void (*silu_mul)(const float* gate, const float* up, float* out, std::int64_t n);
   void (*exp_nonpositive)(const float* x, float* out, std::int64_t n);  // for tests
