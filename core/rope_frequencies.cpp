@@ -100,15 +100,16 @@ double yarn_attention_factor(const RopeParameters& rope) {
 }
 
 std::vector<float> longrope(const RopeParameters& rope, std::int64_t rotary_dim, bool beyond_trained) {
-  const std::vector<double>& factors = beyond_trained ? rope.long_factor : rope.short_factor;
-  const char* name = beyond_trained ? "long_factor" : "short_factor";
   std::vector<float> f = wavelengths_over_2pi(rope.theta, rotary_dim);
-  if (factors.size() != f.size())
-    refuse(rope, fmt::format("{} values in {}", factors.size(), name), fmt::format("{}", f.size()));
-  for (std::size_t m = 0; m < f.size(); ++m) {
-    require_positive(rope, name, factors[m]);
-    f[m] = 1.0f / (static_cast<float>(factors[m]) * f[m]);
+  // Both lists, whichever this run needs: a file must not turn bad when a text grows.
+  for (const auto& [name, factors] :
+       {std::pair{"short_factor", &rope.short_factor}, std::pair{"long_factor", &rope.long_factor}}) {
+    if (factors->size() != f.size())
+      refuse(rope, fmt::format("{} values in {}", factors->size(), name), fmt::format("{}", f.size()));
+    for (const double factor : *factors) require_positive(rope, name, factor);
   }
+  const std::vector<double>& factors = beyond_trained ? rope.long_factor : rope.short_factor;
+  for (std::size_t m = 0; m < f.size(); ++m) f[m] = 1.0f / (static_cast<float>(factors[m]) * f[m]);
   return f;
 }
 
