@@ -47,7 +47,8 @@ void from_f32_cuda(DType dtype, const float* in, std::int64_t n, void* out, Devi
   check_launch("converting to bf16");
 }
 
-void fill_normal_cuda(DType dtype, void* out, std::int64_t n, float deviation, std::uint64_t seed, DeviceStream stream) {
+void fill_normal_cuda(DType dtype, void* out, std::int64_t n, float deviation, std::uint64_t seed,
+                      DeviceStream stream) {
   if (n == 0) return;
   if (dtype == DType::bf16)
     normal_kernel<<<blocks(n), threads, 0, stream>>>(static_cast<bf16*>(out), n, deviation, seed);

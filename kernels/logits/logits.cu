@@ -14,7 +14,7 @@ constexpr int threads = 512, bins = 2048, keep = static_cast<int>(top_logits);
 // Unsigned integers in the order of the floats; NaN below everything.
 __device__ std::uint32_t ordered(float x) {
   if (x != x) return 0;
-  const std::uint32_t bits = __float_as_uint(x);
+  const std::uint32_t bits = __float_as_uint(x + 0.0f);  // −0 ranks as 0
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 

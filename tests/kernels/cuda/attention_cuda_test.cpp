@@ -1,9 +1,10 @@
+#include "kernels/attention/attention_cuda.h"
+
 #include <algorithm>
 #include <numeric>
 
 #include "core/array.h"
 #include "kernels/attention/attention.h"
-#include "kernels/attention/attention_cuda.h"
 #include "tests/kernels/cuda/on_device.h"
 #include "tests/support/for_all.h"
 
@@ -24,7 +25,8 @@ struct Inputs {
       : q(with_outliers(rng, c.n * c.shape.query_heads * c.shape.head_dim), c.shape.dtype, stream),
         k(with_outliers(rng, c.shape.cache_heads * c.capacity * c.shape.head_dim), c.shape.dtype, stream),
         v(normal_values(rng, c.shape.cache_heads * c.capacity * c.shape.head_dim), c.shape.dtype, stream),
-        sink_values(normal_values(rng, c.shape.query_heads, 2.0f)), sinks(sink_values, stream) {}
+        sink_values(normal_values(rng, c.shape.query_heads, 2.0f)),
+        sinks(sink_values, stream) {}
   static std::vector<float> with_outliers(std::mt19937_64& rng, std::int64_t n) {
     std::vector<float> x = normal_values(rng, n);
     for (std::size_t i = 0; i < x.size(); i += 37) x[i] *= 4.0f;
@@ -157,11 +159,12 @@ Case random_case(std::mt19937_64& rng, bool small) {
 }
 
 TEST_F(AttentionCuda, PrefillEqualsTheReference) {
-  for_all(501, 60, [&](std::mt19937_64& rng) {
+  for_all(501, cases(60), [&](std::mt19937_64& rng) {
     const Case c = random_case(rng, false);
-    SCOPED_TRACE(::testing::Message() << dtype_name(c.shape.dtype) << " D " << c.shape.head_dim << " n " << c.n << " first "
-                                      << c.first << " window " << c.shape.window << " cap " << c.shape.softcap << " sinks "
-                                      << c.sinks << " heads " << c.shape.query_heads << "/" << c.shape.cache_heads);
+    SCOPED_TRACE(::testing::Message() << dtype_name(c.shape.dtype) << " D " << c.shape.head_dim << " n " << c.n
+                                      << " first " << c.first << " window " << c.shape.window << " cap "
+                                      << c.shape.softcap << " sinks " << c.sinks << " heads " << c.shape.query_heads
+                                      << "/" << c.shape.cache_heads);
     const Inputs in(c, rng, stream());
     const Result got = prefill(c, in, 0, c.n);
     expect_attention(got.out, got.lse, reference(c, in), c.shape.dtype, "prefill");
@@ -169,7 +172,7 @@ TEST_F(AttentionCuda, PrefillEqualsTheReference) {
 }
 
 TEST_F(AttentionCuda, ARowDoesNotDependOnTheOtherRowsOfTheCall) {
-  for_all(502, 12, [&](std::mt19937_64& rng) {
+  for_all(502, cases(12), [&](std::mt19937_64& rng) {
     Case c = random_case(rng, true);
     c.n = 200;
     c.capacity = c.first + c.n;
@@ -185,10 +188,10 @@ TEST_F(AttentionCuda, ARowDoesNotDependOnTheOtherRowsOfTheCall) {
 }
 
 TEST_F(AttentionCuda, ColumnSumsEqualTheReferenceAndChunksChangeNothing) {
-  for_all(503, 40, [&](std::mt19937_64& rng) {
+  for_all(503, cases(40), [&](std::mt19937_64& rng) {
     const Case c = random_case(rng, false);
-    SCOPED_TRACE(::testing::Message() << dtype_name(c.shape.dtype) << " D " << c.shape.head_dim << " n " << c.n << " first "
-                                      << c.first << " window " << c.shape.window);
+    SCOPED_TRACE(::testing::Message() << dtype_name(c.shape.dtype) << " D " << c.shape.head_dim << " n " << c.n
+                                      << " first " << c.first << " window " << c.shape.window);
     const Inputs in(c, rng, stream());
     const Expected want = reference(c, in);
     const Result forward = prefill(c, in, 0, c.n);
@@ -205,7 +208,7 @@ TEST_F(AttentionCuda, ColumnSumsEqualTheReferenceAndChunksChangeNothing) {
 }
 
 TEST_F(AttentionCuda, ProbabilitiesEqualTheReference) {
-  for_all(504, 20, [&](std::mt19937_64& rng) {
+  for_all(504, cases(20), [&](std::mt19937_64& rng) {
     const Case c = random_case(rng, true);
     const Inputs in(c, rng, stream());
     const Expected want = reference(c, in);
@@ -222,14 +225,14 @@ TEST_F(AttentionCuda, ProbabilitiesEqualTheReference) {
 }
 
 TEST_F(AttentionCuda, DecodeEqualsTheReferenceForAnySplit) {
-  for_all(505, 60, [&](std::mt19937_64& rng) {
+  for_all(505, cases(60), [&](std::mt19937_64& rng) {
     Case c = random_case(rng, false);
     c.first = std::uniform_int_distribution<std::int64_t>(0, 700)(rng);
     c.n = 1;
     c.capacity = c.first + 3;
-    SCOPED_TRACE(::testing::Message() << dtype_name(c.shape.dtype) << " D " << c.shape.head_dim << " position " << c.first
-                                      << " window " << c.shape.window << " heads " << c.shape.query_heads << "/"
-                                      << c.shape.cache_heads);
+    SCOPED_TRACE(::testing::Message() << dtype_name(c.shape.dtype) << " D " << c.shape.head_dim << " position "
+                                      << c.first << " window " << c.shape.window << " heads " << c.shape.query_heads
+                                      << "/" << c.shape.cache_heads);
     const Inputs in(c, rng, stream());
     const Expected want = reference(c, in);
     const std::int64_t heads = c.shape.query_heads;
@@ -276,7 +279,8 @@ struct Ragged {
       k.emplace_back(normal_values(rng, n * dims), dtype, stream);
       v.emplace_back(normal_values(rng, n * dims), dtype, stream);
       position_device.emplace_back(all, stream), log_count_device.emplace_back(counts, stream);
-      groups.push_back({k.back().data(), v.back().data(), position_device.back().data(), log_count_device.back().data(), n});
+      groups.push_back(
+          {k.back().data(), v.back().data(), position_device.back().data(), log_count_device.back().data(), n});
     }
   }
 };
@@ -309,7 +313,7 @@ Expected ragged_reference(const AttentionShape& shape, std::int64_t n, std::int6
 }
 
 TEST_F(AttentionCuda, RaggedCachesEqualTheReference) {
-  for_all(506, 30, [&](std::mt19937_64& rng) {
+  for_all(506, cases(30), [&](std::mt19937_64& rng) {
     Case c = random_case(rng, true);
     const std::int64_t dims = c.shape.head_dim, heads = c.shape.query_heads;
     Ragged ragged(c.shape.cache_heads, dims, c.first + c.n - 1, c.shape.dtype, rng, stream());
@@ -320,12 +324,13 @@ TEST_F(AttentionCuda, RaggedCachesEqualTheReference) {
     a.shape = c.shape, a.q = q_device.data(), a.n = c.n, a.first = c.first, a.groups = groups.data();
     a.out = out.data(), a.lse = lse.data();
     kernels::attention_ragged_cuda(a, stream());
-    expect_attention(out.values(), lse.values(), ragged_reference(c.shape, c.n, c.first, q, ragged), DType::f32, "ragged");
+    expect_attention(out.values(), lse.values(), ragged_reference(c.shape, c.n, c.first, q, ragged), DType::f32,
+                     "ragged");
   });
 }
 
 TEST_F(AttentionCuda, DecodeOverRaggedCachesOfSeveralSequences) {
-  for_all(507, 30, [&](std::mt19937_64& rng) {
+  for_all(507, cases(30), [&](std::mt19937_64& rng) {
     Case c = random_case(rng, true);
     const std::int64_t dims = c.shape.head_dim, heads = c.shape.query_heads, sequences = 3, splits = 4;
     const std::int64_t last = 400;
@@ -336,7 +341,8 @@ TEST_F(AttentionCuda, DecodeOverRaggedCachesOfSeveralSequences) {
     const std::vector<std::int64_t> at = {last, 17, 200};
     Remote<std::int64_t> position(at, stream());
     Remote<kernels::DeviceGroup> groups(ragged.groups, stream());
-    const kernels::DeviceBuffer workspace(kernels::attention_decode_workspace_bytes(c.shape, sequences, splits), "a test");
+    const kernels::DeviceBuffer workspace(kernels::attention_decode_workspace_bytes(c.shape, sequences, splits),
+                                          "a test");
     kernels::fill_bytes(workspace.as(), 0xff, workspace.size_bytes(), stream());
     kernels::AttentionDecode a;
     a.shape = c.shape, a.sequences = sequences, a.q = q.data(), a.position = position.data(), a.groups = groups.data();
@@ -348,8 +354,8 @@ TEST_F(AttentionCuda, DecodeOverRaggedCachesOfSeveralSequences) {
       const auto row = [&](const std::vector<float>& x, std::int64_t width) {
         return std::vector<float>(x.begin() + s * width, x.begin() + (s + 1) * width);
       };
-      const Expected want = ragged_reference(c.shape, 1, at[static_cast<std::size_t>(s)], row(q.exact, heads * dims), ragged,
-                                             s * c.shape.cache_heads);
+      const Expected want = ragged_reference(c.shape, 1, at[static_cast<std::size_t>(s)], row(q.exact, heads * dims),
+                                             ragged, s * c.shape.cache_heads);
       expect_close(row(got_lse, heads), want.lse, 2e-4f, 2e-5f, "lse");
       expect_close(row(got_out, heads * dims), want.out, c.shape.dtype == DType::f32 ? 2e-5f : 2e-2f, 1.6e-2f, "out");
     }

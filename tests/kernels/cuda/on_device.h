@@ -3,7 +3,9 @@
 #pragma once
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <random>
@@ -117,7 +119,13 @@ inline double relative_error(const std::vector<float>& got, const std::vector<fl
     difference += d * d;
     norm += static_cast<double>(want[i]) * static_cast<double>(want[i]);
   }
-  return std::sqrt(difference / norm);
+  return difference == 0.0 ? 0.0 : std::sqrt(difference / norm);
+}
+
+// How many random cases: n, or fewer under a slow tool (KVGRIND_TEST_SHARE=0.1).
+inline int cases(int n) {
+  const char* share = std::getenv("KVGRIND_TEST_SHARE");
+  return share ? std::max(1, static_cast<int>(n * std::atof(share))) : n;
 }
 
 }  // namespace kvgrind::tests
