@@ -321,8 +321,6 @@ struct ClosedPrompt::State {
         if (prefix.tokens > context) cache.run().segment_end(Role::context, context, false);
         cache.run().segment_end(prefix.role, prefix.tokens, true);
       }
-      out.slots_called += cache.run().slots_called();
-      out.nan_scores += cache.run().nan_scores();
       return cache;
     };
     for (std::size_t t = 0; t < tails.size(); ++t) {
@@ -355,6 +353,10 @@ struct ClosedPrompt::State {
     feed_tails(pointers, taps, stepwise, step_done,
                [&](std::size_t t, std::size_t i, std::span<const float> logits) { take(out, full, t, i, logits); });
     if (stepwise) figures(out, states);
+    for (const auto& cache : caches) {
+      out.slots_called += cache->run().slots_called();
+      out.nan_scores += cache->run().nan_scores();
+    }
     return out;
   }
 };

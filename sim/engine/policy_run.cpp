@@ -263,6 +263,7 @@ ReadPlan PolicyRun::read(std::int64_t layer, std::int64_t first, View<const floa
   }
   out.all = false;
   out.slots.resize(static_cast<std::size_t>(heads));
+  s.slots_called += heads;
   std::vector<std::int64_t> touched(static_cast<std::size_t>(heads), 0);
   parallel_for(heads, [&](std::int64_t group) {
     auto& chosen = out.slots[static_cast<std::size_t>(group)];
