@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdint>
 #include <span>
+#include <utility>
 
 #include "core/error.h"
 
@@ -75,7 +76,7 @@ class Parser {
     throw Error(Category::usage, {.doing = "reading policy",
                                   .found = fmt::format("{} at column {}", found, column + 1),
                                   .expected = std::move(expected),
-                                  .next = hint + caret_text(text_, column)});
+                                  .next = (hint.empty() ? "here" : hint) + caret_text(text_, column)});
   }
 
   void expect(char c, const std::string& where) {
@@ -106,10 +107,12 @@ class Parser {
         skip();
         Argument argument;
         argument.column = at_;
-        argument.key = name("an argument such as window=32");
+        // A list may stand alone: classes([…]) is classes(of=[…]).
+        const bool bare = !done() && text_[at_] == '[';
+        argument.key = bare ? "of" : name("an argument such as window=32");
         for (const Argument& other : out.arguments)
           if (other.key == argument.key) fail(argument.column, "\"" + argument.key + "\" a second time", "it once");
-        expect('=', "after \"" + argument.key + "\"");
+        if (!bare) expect('=', "after \"" + argument.key + "\"");
         skip();
         argument.value = value();
         out.arguments.push_back(std::move(argument));
@@ -283,15 +286,16 @@ std::string nearest_name(std::string_view name, const std::vector<std::string>& 
   std::string best;
   std::size_t best_distance = std::max<std::size_t>(1, name.size() / 3) + 1;
   for (const std::string& candidate : names) {
-    std::vector<std::size_t> row(candidate.size() + 1);
-    for (std::size_t j = 0; j <= candidate.size(); ++j) row[j] = j;
+    // Edit distance where swapping two neighbours is one edit.
+    std::vector<std::size_t> before, last(candidate.size() + 1), row(candidate.size() + 1);
+    for (std::size_t j = 0; j < row.size(); ++j) row[j] = j;
     for (std::size_t i = 1; i <= name.size(); ++i) {
-      std::size_t diagonal = row[0];
+      before = std::exchange(last, row);
       row[0] = i;
       for (std::size_t j = 1; j <= candidate.size(); ++j) {
-        const std::size_t change = diagonal + (name[i - 1] != candidate[j - 1]);
-        diagonal = row[j];
-        row[j] = std::min({row[j] + 1, row[j - 1] + 1, change});
+        row[j] = std::min({last[j] + 1, row[j - 1] + 1, last[j - 1] + (name[i - 1] != candidate[j - 1])});
+        if (i > 1 && j > 1 && name[i - 1] == candidate[j - 2] && name[i - 2] == candidate[j - 1])
+          row[j] = std::min(row[j], before[j - 2] + 1);
       }
     }
     if (row.back() < best_distance) {

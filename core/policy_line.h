@@ -1,6 +1,6 @@
 // The policy grammar (text level only): lines, calls, values. What names mean is bound by sim/engine/policy.h.
 //   line = slot { slot }        slot = key "=" call        key = score|budget|select|act|schedule|read
-//   call = name [ "(" [ arg { "," arg } ] ")" ]            arg = key "=" value
+//   call = name [ "(" [ arg { "," arg } ] ")" ]            arg = key "=" value; a bare [list] is of=[list]
 //   value = number | unit | word | string | call | "[" value { "," value } "]"     unit = 512t | 64MiB | 0.2
 #pragma once
 #include <memory>

@@ -236,7 +236,7 @@ std::string BoundCall::text() const {
 
 void refuse(std::string_view whole, std::size_t column, const std::string& found, const std::string& expected,
             const std::string& near) {
-  const std::string hint = near.empty() ? "" : fmt::format("did you mean \"{}\"?", near);
+  const std::string hint = near.empty() ? "here" : fmt::format("did you mean \"{}\"?", near);
   throw Error(Category::usage, {.doing = "reading policy",
                                 .found = fmt::format("{} at column {}", found, column + 1),
                                 .expected = expected,
