@@ -203,26 +203,22 @@ std::vector<float> OpenSource::column_sums(std::int64_t layer, std::int64_t head
   }
   std::vector<float> sums(static_cast<std::size_t>(until), 0.0f);
   // Recorded per segment: usable when whole segments cover [0, until).
-  std::vector<std::int64_t> parts;
-  std::int64_t covered = 0;
-  for (std::size_t i = 0; i < s.info.segments.size(); ++i) {
-    const Segment& segment = s.info.segments[i];
-    if (segment.begin != covered || segment.end > until) break;
-    parts.push_back(static_cast<std::int64_t>(i));
-    covered = segment.end;
-  }
-  if (s.info.segments.empty() && until == s.info.tokens) {
-    parts = {-1};
-    covered = until;
-  }
-  bool recorded = covered == until && s.sums;
-  for (const std::int64_t part : recorded ? parts : std::vector<std::int64_t>{}) {
-    const auto sum = s.run->column_sums(s.info.id, layer, part);
-    if (!sum) {
-      recorded = false;
-      break;
-    }
-    for (std::int64_t j = 0; j < until; ++j) sums[static_cast<std::size_t>(j)] += (*sum)(head, j);
+  bool recorded = s.sums;
+  const auto add = [&](std::int64_t segment) {
+    const auto sum = s.run->column_sums(s.info.id, layer, segment);
+    recorded = recorded && sum.has_value();
+    for (std::int64_t j = 0; recorded && j < until; ++j) sums[static_cast<std::size_t>(j)] += (*sum)(head, j);
+  };
+  if (s.info.segments.empty()) {
+    recorded = recorded && until == s.info.tokens;
+    if (recorded) add(-1);
+  } else {
+    std::int64_t covered = 0;
+    for (const Segment& segment : s.info.segments)
+      if (segment.begin == covered && segment.end <= until) covered = segment.end;
+    recorded = recorded && covered == until;
+    for (std::size_t i = 0; recorded && i < s.info.segments.size() && s.info.segments[i].end <= until; ++i)
+      add(static_cast<std::int64_t>(i));
   }
   if (!recorded) {
     if (!s.covered(0, until))

@@ -7,7 +7,7 @@
 #include <cmath>
 #include <random>
 
-#include "support/for_all.h"
+#include "tests/support/for_all.h"
 
 namespace kvgrind::replay {
 namespace {

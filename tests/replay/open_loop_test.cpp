@@ -9,9 +9,9 @@
 
 #include "core/error.h"
 #include "core/parallel.h"
-#include "replay/synthetic_run.h"
 #include "sim/engine/policy.h"
-#include "support/for_all.h"
+#include "tests/replay/synthetic_run.h"
+#include "tests/support/for_all.h"
 
 namespace kvgrind::replay {
 namespace {

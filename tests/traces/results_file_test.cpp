@@ -11,7 +11,7 @@
 #include <sstream>
 
 #include "core/error.h"
-#include "support/for_all.h"
+#include "tests/support/for_all.h"
 
 namespace kvgrind::traces {
 namespace {
