@@ -35,7 +35,9 @@ class Run {
     check_sequences(config_, job.sequences);
     outcome_.device = resolve_device(job.device);
     for (const TokenSequence& sequence : job.sequences) {
-      const std::int64_t own = static_cast<std::int64_t>(sequence.ids.size()) + sequence.decode;
+      // The last generated token is never fed.
+      const std::int64_t own =
+          static_cast<std::int64_t>(sequence.ids.size()) + std::max<std::int64_t>(sequence.decode - 1, 0);
       total_rows_ += own;
       run_.announced_length = std::max(run_.announced_length, sequence.fork_at + own);
     }
@@ -103,15 +105,15 @@ class Run {
     keep_for_forks(index, std::move(cache));
   }
 
-  // Samples and feeds up to `steps` tokens, one at a time; returns all that were sampled, the last of them not fed.
+  // Samples up to `steps` tokens and feeds all but the last, one at a time; the end of the text ends it early.
   std::vector<std::int32_t> decode(traces::Recorder& recorder, sim::KvCache& cache, std::int64_t index,
                                    std::int64_t first, std::int64_t steps, Array<float, 2>& logits) {
     std::vector<std::int32_t> generated;
-    for (std::int64_t step = 0; steps > 0; ++step) {
+    for (std::int64_t step = 0; step < steps; ++step) {
       const std::span<const float> row(logits.data(), static_cast<std::size_t>(logits.extent(1)));
       generated.push_back(sim::sample(row, job_.sampling, index, first + step));
       const bool ends = std::find(config_.eos.begin(), config_.eos.end(), generated.back()) != config_.eos.end();
-      if (ends || step == steps) break;
+      if (ends || step + 1 == steps) break;
       logits = feed(recorder, cache, index, first + step, std::span(&generated.back(), 1), true, true);
     }
     return generated;
