@@ -97,7 +97,7 @@ std::string info_text(const traces::Trace& trace) {
                       bytes_text(static_cast<double>(card.kv_bytes_per_token())));
   text += fmt::format("hash       {}\n", trace.hash());
   text += fmt::format("check      largest |sum of attention - 1| seen: {:.2g}\n", trace.largest_mass_error());
-  for (const char* key : {"version", "git_hash", "device", "machine", "started_utc"}) {
+  for (const char* key : {"version", "git_hash", "device", "host", "recorded_utc"}) {
     const json::value* value = trace.provenance().if_contains(key);
     if (value)
       text +=
