@@ -15,9 +15,13 @@ __device__ inline float to_float(bf16 x) { return __bfloat162float(x); }
 template <class T>
 __device__ inline T from_float(float x);
 template <>
-__device__ inline float from_float<float>(float x) { return x; }
+__device__ inline float from_float<float>(float x) {
+  return x;
+}
 template <>
-__device__ inline bf16 from_float<bf16>(float x) { return __float2bfloat16_rn(x); }
+__device__ inline bf16 from_float<bf16>(float x) {
+  return __float2bfloat16_rn(x);
+}
 
 // 2^x by the special-function unit: relative error ≤ 2^-22; −inf gives 0.
 __device__ inline float exp2_fast(float x) {

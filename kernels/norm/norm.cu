@@ -10,6 +10,9 @@ constexpr int threads = 256;
 template <class T>
 __global__ void __launch_bounds__(threads) norm_kernel(const RmsNorm a) {
   __shared__ float shared[32];
+  const auto row = [&a](std::int64_t stride) {
+    return a.norm_row ? *a.norm_row * stride : static_cast<std::int64_t>(blockIdx.x);
+  };
   const float* x = a.x + blockIdx.x * a.width;
   float squares = 0.0f;
   for (std::int64_t i = threadIdx.x; i < a.width; i += threads) squares = fmaf(x[i], x[i], squares);
@@ -24,9 +27,9 @@ __global__ void __launch_bounds__(threads) norm_kernel(const RmsNorm a) {
   }
   if (a.out_norm) {
     out_squares = block_sum(out_squares, shared);
-    if (threadIdx.x == 0) a.out_norm[blockIdx.x] = sqrtf(out_squares);
+    if (threadIdx.x == 0) a.out_norm[row(a.out_norm_stride)] = sqrtf(out_squares);
   }
-  if (a.x_norm && threadIdx.x == 0) a.x_norm[blockIdx.x] = sqrtf(squares);
+  if (a.x_norm && threadIdx.x == 0) a.x_norm[row(a.x_norm_stride)] = sqrtf(squares);
 }
 
 }  // namespace

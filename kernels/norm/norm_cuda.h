@@ -19,6 +19,9 @@ struct RmsNorm {
   void* out = nullptr;
   float* x_norm = nullptr;
   float* out_norm = nullptr;
+  // When not null, the norms of the only row go to entry *norm_row · …_norm_stride instead: a trace ring's row.
+  const std::int64_t* norm_row = nullptr;
+  std::int64_t x_norm_stride = 0, out_norm_stride = 0;
 };
 void rms_norm_cuda(const RmsNorm& params, DeviceStream stream);
 
