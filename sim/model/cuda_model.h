@@ -68,7 +68,7 @@ struct CudaContext {
   kernels::DenseProducts products;
 
   Scratch ids, x, normed, qkv, q, q_pre, attended, lse, delta, gate_up, activated, wanted, last_x, logits;
-  Scratch hidden_norm, attn_in_norm, k_rows, v_rows, wide, ragged_q, ragged_out, groups, slots, probabilities,
+  Scratch positions, hidden_norm, attn_in_norm, k_rows, v_rows, wide, ragged_q, ragged_out, groups, slots, probabilities,
       workspace;
   std::vector<Scratch> tables;  // per RoPE set
   PinnedScratch host_positions, host_ids, host_q, host_q_pre, host_k, host_v, host_lse, host_input, host_attn_in,

@@ -129,8 +129,7 @@ LayerTensors find_layer(Reader& reader, const ModelConfig& config, std::int64_t 
 }  // namespace
 
 void check_config(const ModelConfig& config) {
-  if (const auto faults = config_faults(config); !faults.empty())
-    refuse(config.card, faults, "a usable configuration");
+  if (const auto faults = config_faults(config); !faults.empty()) refuse(config.card, faults, "a usable configuration");
 }
 
 ModelTensors find_tensors(const ModelConfig& config, const Weights& weights) {

@@ -22,7 +22,8 @@ struct ModelTensors {
   std::vector<LayerTensors> layers;
 };
 
-// Throws Error(damaged) naming every fault of the configuration, or every missing, mis-shaped or unknown tensor at once.
+// Throws Error(damaged) naming every fault of the configuration, or every missing, mis-shaped or unknown tensor at
+// once.
 ModelTensors find_tensors(const ModelConfig& config, const Weights& weights);
 // The configuration alone.
 void check_config(const ModelConfig& config);
