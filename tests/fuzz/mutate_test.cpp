@@ -33,11 +33,11 @@ TEST(Fuzzer, IsSilentAboutErrors) {
 
 TEST(Fuzzer, NoticesCrashesAndOtherExceptions) {
   EXPECT_GT(failures_of([](const std::string& file) {
-              if (file.size() > good.size() + 150) std::raise(SIGKILL);
+              if (file.find('[') == std::string::npos) std::raise(SIGKILL);
             }),
             0);
   EXPECT_GT(failures_of([](const std::string& file) {
-              if (file.size() > good.size() + 150) throw std::length_error("not ours");
+              if (file.find('[') == std::string::npos) throw std::length_error("not ours");
             }),
             0);
 }
