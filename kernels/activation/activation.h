@@ -1,4 +1,5 @@
 // out = silu(gate) · up, elementwise. gate, up, out [n, F] f32; gate_up may hold both side by side.
+// Relative error ≤ 1e-6; an element's bits do not depend on its place. Roofline: one exp and one division an element.
 #pragma once
 #include "core/view.h"
 

@@ -2,6 +2,8 @@
 //   in   x [M, K] f32, W [N, K] f32|f16|bf16, b [N] or none        out  y [M, N] f32
 // Each row of y depends on its own row of x alone, bitwise: the result of a row is the same whatever M is, whatever
 // the thread count (fixed order of the sum over K). That is what makes chunked prefill equal whole prefill.
+// 16-bit weights stay at 16 bits in memory and are widened on the way to the registers.
+// Errors: weights that are not [N_i, K] of one K, or a bias not [N_i], throw Error(damaged).
 // Roofline: 2·M·N·K flops at the machine's fp32 FMA rate for M ≥ 16; N·K·size(W) bytes of weights read for M = 1.
 #pragma once
 #include <cstdint>

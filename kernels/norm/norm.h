@@ -1,4 +1,5 @@
-// RMS norm and L2 norms.
+// RMS norm and L2 norms. Each row by itself, in one fixed order of sums.
+// Roofline: one read (and write) of x; the baseline instructions keep up with memory.
 #pragma once
 #include <span>
 

@@ -1,5 +1,6 @@
 // Rotary position embedding, half-split pairing: dims (m, m + r/2) rotate by position · inv_freq[m]; cos and sin are
 // multiplied by attention_factor; dims from r on pass through. Angles in fp32 (position · inv_freq), as the model.
+// Roofline: one read and write of x; one sine and cosine per (position, pair), shared by the heads of a call.
 #pragma once
 #include <cstdint>
 #include <span>
