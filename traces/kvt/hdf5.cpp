@@ -5,6 +5,7 @@
 
 #include <cassert>
 #include <limits>
+#include <new>
 
 namespace kvgrind::traces::hdf5 {
 namespace {
@@ -131,6 +132,8 @@ Lock::Lock() : lock_(library_mutex()) {
   static std::once_flag once;
   std::call_once(once, set_up_library);
 }
+
+void after_fork() { new (&library_mutex()) std::recursive_mutex; }
 
 std::int64_t element_bytes(Element element) {
   switch (element) {

@@ -30,6 +30,9 @@ class Lock {
   std::unique_lock<std::recursive_mutex> lock_;
 };
 
+// In a child forked under a Lock: the lock's owner does not exist there.
+void after_fork();
+
 template <herr_t (*close)(hid_t)>
 void close_locked(hid_t id) {
   const Lock lock;

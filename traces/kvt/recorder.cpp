@@ -551,7 +551,7 @@ void Recorder::State::write_maps(OpenSequence& one, std::int64_t id) {
   file->append("map_index", 1, row.data());
   file->append("map_sums", 1, sums.data());
   commit[commit_column::tables_sum] = hash_bytes(row.data(), sizeof row);
-  commit[commit_column::colsum_sum] = hash_bytes(sums.data(), static_cast<std::int64_t>(sums.size()) * 8);
+  commit[commit_column::map_sum] = hash_bytes(sums.data(), static_cast<std::int64_t>(sums.size()) * 8);
   file->commit(Stream::map, commit);
 }
 

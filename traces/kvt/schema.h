@@ -40,7 +40,7 @@ inline constexpr int k_sum = 8, v_sum = 9, q_sum = 10, lse_sum = 11, small_sum =
 inline constexpr int sequence = 2, sequence_row = 3, first_extent = 4, extents = 5, first_block = 6, blocks = 7;
 inline constexpr int first_statistic = 8, statistics = 9, tables_sum = 10, colsum_sum = 11, qstat_sum = 12;
 // map: sequence, then
-inline constexpr int map_row = 3, map_sum = 10;
+inline constexpr int map_row = 3, map_sum = 11;  // tables_sum: of its map_index row
 }  // namespace commit_column
 
 namespace sequence_column {

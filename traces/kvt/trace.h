@@ -87,10 +87,13 @@ class Trace {
   };
   std::optional<PooledMap> pooled_map(std::int64_t sequence, std::int64_t layer, std::int64_t head) const;
   std::optional<Array<float, 2>> output_projection(std::int64_t layer) const;  // [hidden, Hq·D]; not stored: empty
-  double largest_mass_error() const;  // largest |Σp − 1| the writer saw; NaN = not measured
+  std::int64_t commits() const;  // good commit rows of all streams; grows while a file is written
+  std::int32_t next_token(std::int64_t sequence) const;  // sampled last and never fed; −1 = none or unknown
+  double largest_mass_error() const;                     // largest |Σp − 1| the writer saw; NaN = not measured
+
+  struct State;  // inside of the reader
 
  private:
-  struct State;
   explicit Trace(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };
