@@ -1,6 +1,6 @@
 // The best that any reading policy can do: each query reads the slots it attends to most, summed over the group.
-//   B of a query = what the amount gives at the compression moment, plus the tokens since (as a one-shot policy has)
-//   source: kvgrind
+//   B of a query = what the amount gives at the compression moment, plus the tokens since (as a one-shot policy has);
+//   for earlier queries that are asked again, the amount alone source: kvgrind
 #include <algorithm>
 #include <array>
 
@@ -52,7 +52,7 @@ void read(const ReadContext& context, std::vector<std::vector<std::int32_t>>& sl
     const auto low = begin - view.position.begin(), count = std::max<std::ptrdiff_t>(0, end - begin);
     const std::span<const float> row(mass.data() + i * slots + low, static_cast<std::size_t>(count));
     auto& chosen = slots_of_query[static_cast<std::size_t>(i)];
-    chosen = kernels::top_k(row, base + at + 1 - context.compressed_at);
+    chosen = kernels::top_k(row, base + std::max<std::int64_t>(0, at + 1 - context.compressed_at));
     for (std::int32_t& slot : chosen) slot += static_cast<std::int32_t>(low);
   }
 }
