@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 
 #include "core/error.h"
 #include "tests/support/for_all.h"
@@ -96,10 +97,16 @@ void edit(std::string& file, const std::string& other, std::mt19937_64& rng) {
   }
 }
 
+// What a child leaves behind for its parent, in shared memory.
+struct Note {
+  volatile int current;
+  char text[200];
+};
+
 // In the child: 0 = all well, 1 = something other than Error was thrown.
 int run_child(std::uint64_t seed, int first, int last, const std::vector<std::string>& corpus,
               const std::function<void(const std::string&)>& read,
-              const std::function<std::string(const std::string&)>& repair, volatile int* current) {
+              const std::function<std::string(const std::string&)>& repair, Note* note) {
   if (!sanitized) {
     rlimit limit{3ull << 30, 3ull << 30};
     ::setrlimit(RLIMIT_AS, &limit);
@@ -107,7 +114,7 @@ int run_child(std::uint64_t seed, int first, int last, const std::vector<std::st
   rlimit no_core{0, 0};
   ::setrlimit(RLIMIT_CORE, &no_core);
   for (int i = first; i < last; ++i) {
-    *current = i;
+    note->current = i;
     std::mt19937_64 rng(seed * 1000003u + static_cast<std::uint64_t>(i));
     std::string file = mutated(corpus[below(corpus.size(), rng)], corpus[below(corpus.size(), rng)], rng);
     if (repair && rng() % 2 == 0) file = repair(file);
@@ -117,7 +124,7 @@ int run_child(std::uint64_t seed, int first, int last, const std::vector<std::st
     } catch (const Error& error) {
       if (std::string(error.what()).empty()) return 1;
     } catch (const std::exception& other) {
-      std::fprintf(stderr, "not an Error: %s\n", other.what());
+      std::snprintf(note->text, sizeof note->text, "%s", other.what());
       return 1;
     }
     ::alarm(0);
@@ -138,23 +145,23 @@ void fuzz(const char* name, const std::vector<std::string>& corpus, const std::f
   const char* wanted = std::getenv("KVGRIND_FUZZ_MUTATIONS");
   const int count = wanted ? std::max(1, std::atoi(wanted)) : 300;
   const std::uint64_t seed = base_seed(2024);
-  void* shared = ::mmap(nullptr, sizeof(int), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  void* shared = ::mmap(nullptr, sizeof(Note), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   ASSERT_NE(shared, MAP_FAILED);
-  auto* current = static_cast<volatile int*>(shared);
+  auto* note = static_cast<Note*>(shared);
   for (int first = 0; first < count;) {
     const int last = std::min(count, first + 500);
     const pid_t child = ::fork();
     ASSERT_GE(child, 0);
-    if (child == 0) ::_exit(run_child(seed, first, last, corpus, read, repair, current));
+    if (child == 0) ::_exit(run_child(seed, first, last, corpus, read, repair, note));
     int status = 0;
     ASSERT_EQ(::waitpid(child, &status, 0), child);
     const bool well = WIFEXITED(status) && WEXITSTATUS(status) == 0;
-    EXPECT_TRUE(well) << name << ": mutation " << *current << " of KVGRIND_TEST_SEED=" << seed
+    EXPECT_TRUE(well) << name << ": mutation " << note->current << " of KVGRIND_TEST_SEED=" << seed
                       << (WIFSIGNALED(status) ? std::string(": signal ") + strsignal(WTERMSIG(status))
-                                              : ": wrong exception");
-    first = well ? last : *current + 1;  // go on behind the one that failed
+                                              : std::string(": not an Error: ") + note->text);
+    first = well ? last : note->current + 1;  // go on behind the one that failed
   }
-  ::munmap(shared, sizeof(int));
+  ::munmap(shared, sizeof(Note));
 }
 
 }  // namespace kvgrind::tests

@@ -14,7 +14,8 @@ class Tokenizer {
   virtual ~Tokenizer() = default;
   // Ids of `text`; special = run the post-processor (bos in front and the like).
   virtual std::vector<std::int32_t> encode(std::string_view text, bool special) const = 0;
-  // The bytes a token stands for in running text (may be half a character); special tokens give their content.
+  // The bytes a token stands for in running text (may be half a character); added tokens give their content, unknown
+  // ids nothing.
   virtual std::string bytes(std::int32_t id) const = 0;
   // Text of ids by the file's decoder; invalid UTF-8 becomes U+FFFD.
   virtual std::string decode(std::span<const std::int32_t> ids, bool skip_special = true) const = 0;
