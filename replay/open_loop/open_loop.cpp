@@ -8,8 +8,8 @@
 #include <numeric>
 
 #include "core/error.h"
-#include "kernels/attention/attention.h"
 #include "kernels/linear/linear.h"
+#include "replay/open_loop/attend.h"
 #include "replay/open_loop/span_watch.h"
 #include "sim/engine/bound_policy.h"
 
@@ -66,8 +66,8 @@ class Job {
   void measure(std::int64_t layer, std::int64_t first, std::int64_t n);
   void measure_rows(std::int64_t layer, std::int64_t row, std::int64_t first, std::int64_t n);
   void measure_head(std::int64_t layer, std::int64_t head, std::int64_t row, std::int64_t n, const sim::ReadPlan& plan);
-  void attend(std::int64_t layer, std::int64_t query_head, std::int64_t row, std::int64_t n,
-              const sim::GroupView& slots, View<float, 2> p);
+  void attend_rows(std::int64_t layer, std::int64_t query_head, std::int64_t row, std::int64_t n,
+                   const sim::GroupView& slots, View<float, 2> p);
   void take(std::int64_t layer, std::int64_t query_head, std::int64_t row, std::span<const std::int64_t> slot,
             const std::int32_t* index, std::int64_t slots, std::span<const float> probabilities);
   void take_group(std::int64_t layer, std::int64_t head, std::int64_t row, std::span<const std::int64_t> slot,
@@ -197,7 +197,7 @@ void Job::measure_head(std::int64_t layer, std::int64_t head, std::int64_t row, 
   Array<float, 2> p;
   if (any_whole) p = Array<float, 2>({n, slots});
   for (std::int64_t q = first_query_head; q < first_query_head + query_heads; ++q) {
-    if (any_whole) attend(layer, q, row, n, group, p.view());
+    if (any_whole) attend_rows(layer, q, row, n, group, p.view());
     for (std::int64_t i = 0; i < n; ++i)
       if (!chosen[static_cast<std::size_t>(i)])
         take(layer, q, row + i, group.position, nullptr, slots,
@@ -226,35 +226,23 @@ void Job::measure_head(std::int64_t layer, std::int64_t head, std::int64_t row, 
         {k.data(), {count, dim}}, {v.data(), {count, dim}}, positions, group.log_count ? log_count.data() : nullptr};
     Array<float, 2> one({1, count});
     for (std::int64_t q = first_query_head; q < first_query_head + query_heads; ++q) {
-      attend(layer, q, row + i, 1, gathered, one.view());
+      attend_rows(layer, q, row + i, 1, gathered, one.view());
       take(layer, q, row + i, group.position, read.data(), count, {one.data(), static_cast<std::size_t>(count)});
     }
   }
 }
 
 // Attention of n measured queries of one head over slots: p [n, slots], outputs into outputs_.
-void Job::attend(std::int64_t layer, std::int64_t query_head, std::int64_t row, std::int64_t n,
-                 const sim::GroupView& slots, View<float, 2> p) {
-  const std::int64_t heads = card_.query_heads, dim = card_.head_dim;
-  kernels::AttentionParams params;
-  params.q =
-      View<const float, 2>(data_.queries(layer).data() + (row * heads + query_head) * dim, {n, dim}, {heads * dim, 1});
-  params.q_position = std::span(data_.measured()).subspan(static_cast<std::size_t>(row), static_cast<std::size_t>(n));
-  params.k = slots.k;
-  params.v = slots.v;
-  params.k_position = slots.position;
-  params.log_count = slots.log_count;
-  params.scale = card_.scale;
-  params.softcap = card_.softcap;
-  params.window = card_.layer[static_cast<std::size_t>(layer)].window;
-  if (!card_.sinks.empty()) params.sink = &card_.sinks[static_cast<std::size_t>(layer * heads + query_head)];
-  Array<float, 2>& joined = outputs_[static_cast<std::size_t>(layer)];
-  params.out = View<float, 2>(joined.data() + (row * heads + query_head) * dim, {n, dim}, {heads * dim, 1});
-  params.probabilities = [&p](std::int64_t first, View<const float, 2> rows) {
-    for (std::int64_t i = 0; i < rows.extent(0); ++i)
-      if (rows.extent(1) > 0) std::copy_n(&rows(i, 0), rows.extent(1), &p(first + i, 0));
-  };
-  kernels::attention(params);
+void Job::attend_rows(std::int64_t layer, std::int64_t query_head, std::int64_t row, std::int64_t n,
+                      const sim::GroupView& slots, View<float, 2> p) {
+  const std::int64_t heads = card_.query_heads, dim = card_.head_dim, place = (row * heads + query_head) * dim;
+  attend({.card = card_,
+          .layer = layer,
+          .query_head = query_head,
+          .q = {data_.queries(layer).data() + place, {n, dim}, {heads * dim, 1}},
+          .position = std::span(data_.measured()).subspan(static_cast<std::size_t>(row), static_cast<std::size_t>(n)),
+          .slots = slots},
+         p, {outputs_[static_cast<std::size_t>(layer)].data() + place, {n, dim}, {heads * dim, 1}});
 }
 
 void Job::take(std::int64_t layer, std::int64_t query_head, std::int64_t row, std::span<const std::int64_t> slot,

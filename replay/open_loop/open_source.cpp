@@ -99,6 +99,7 @@ struct OpenSource::State {
   using Head = std::pair<std::int64_t, std::int64_t>;
   std::mutex mutex;
   std::map<Head, std::shared_ptr<const traces::RecordedQueries>> queries;
+  std::map<std::int64_t, Array<float, 2>> lse;  // by layer, [T, Hq]
   std::map<std::tuple<std::int64_t, std::int64_t, std::int64_t>, std::vector<float>> column_sums;
   std::map<std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t>, sim::QueryStatistics> query_statistics;
   std::int64_t query_bytes = 0;
@@ -292,6 +293,18 @@ sim::QueryStatistics OpenSource::query_statistics(std::int64_t layer, std::int64
   }
   const std::lock_guard lock(s.mutex);
   return s.query_statistics.emplace(key, std::move(out)).first->second;
+}
+
+std::vector<float> OpenSource::log_sum_exp(std::int64_t layer, std::int64_t head, std::int64_t first,
+                                           std::int64_t n) const {
+  State& s = *state_;
+  const std::lock_guard lock(s.mutex);
+  auto it = s.lse.find(layer);
+  if (it == s.lse.end()) it = s.lse.emplace(layer, s.run->lse(s.info.id, layer)).first;
+  std::vector<float> out;
+  if (it->second.extent(0) < first + n) return out;
+  for (std::int64_t i = first; i < first + n; ++i) out.push_back(it->second(i, head));
+  return out;
 }
 
 std::pair<std::int64_t, std::int64_t> OpenSource::future(std::int64_t moment) const {

@@ -8,8 +8,8 @@
 
 #include "core/error.h"
 #include "core/parallel.h"
-#include "kernels/attention/attention.h"
 #include "kernels/linear/linear.h"
+#include "replay/open_loop/attend.h"
 
 namespace kvgrind::replay {
 namespace {
@@ -115,29 +115,19 @@ Array<float, 2> SequenceData::attend(std::int64_t layer, std::int64_t query_head
   Array<float, 2> p({m, info_.tokens});
   std::vector<std::int64_t> k_position(static_cast<std::size_t>(info_.tokens));
   std::iota(k_position.begin(), k_position.end(), 0);
-  const auto head_rows = [&c](const Array<float, 3>& all, std::int64_t head, std::int64_t first, std::int64_t n) {
-    const std::int64_t heads = all.extent(1), dim = c.head_dim;
-    return View<const float, 2>(all.data() + (first * heads + head) * dim, {n, dim}, {heads * dim, 1});
-  };
-  const std::int64_t kv_head = query_head / c.group();
+  const std::int64_t dim = c.head_dim, kv_head = query_head / c.group();
+  const View<const float, 2> k(keys(layer).data() + kv_head * dim, {info_.tokens, dim}, {c.kv_heads * dim, 1});
+  const View<const float, 2> v(values(layer).data() + kv_head * dim, {info_.tokens, dim}, {c.kv_heads * dim, 1});
   for (const QueryRun& piece : query_runs_) {
-    kernels::AttentionParams params;
-    params.q = head_rows(queries(layer), query_head, piece.row, piece.n);
-    params.q_position =
-        std::span(measured_).subspan(static_cast<std::size_t>(piece.row), static_cast<std::size_t>(piece.n));
-    params.k = head_rows(keys(layer), kv_head, 0, info_.tokens);
-    params.v = head_rows(values(layer), kv_head, 0, info_.tokens);
-    params.k_position = k_position;
-    params.scale = c.scale;
-    params.softcap = c.softcap;
-    params.window = c.layer[static_cast<std::size_t>(layer)].window;
-    if (!c.sinks.empty()) params.sink = &c.sinks[at(layer, query_head)];
-    if (out.data()) params.out = out.slice(piece.row, piece.n);
-    params.probabilities = [&](std::int64_t first_row, View<const float, 2> rows) {
-      for (std::int64_t i = 0; i < rows.extent(0); ++i)
-        std::copy_n(&rows(i, 0), rows.extent(1), &p(piece.row + first_row + i, 0));
-    };
-    kernels::attention(params);
+    const float* q = queries(layer).data() + (piece.row * c.query_heads + query_head) * dim;
+    replay::attend({.card = c,
+                    .layer = layer,
+                    .query_head = query_head,
+                    .q = {q, {piece.n, dim}, {c.query_heads * dim, 1}},
+                    .position = std::span(measured_).subspan(static_cast<std::size_t>(piece.row),
+                                                             static_cast<std::size_t>(piece.n)),
+                    .slots = {k, v, k_position, nullptr}},
+                   p.view().slice(piece.row, piece.n), out.slice(piece.row, piece.n));
   }
   return p;
 }
@@ -145,7 +135,8 @@ Array<float, 2> SequenceData::attend(std::int64_t layer, std::int64_t query_head
 std::shared_ptr<const Array<float, 2>> SequenceData::reference_probabilities(std::int64_t layer,
                                                                              std::int64_t query_head) const {
   if (keep_probabilities_) return probabilities_[at(layer, query_head)];
-  return std::make_shared<const Array<float, 2>>(attend(layer, query_head, {}));
+  Array<float, 2> out({static_cast<std::int64_t>(measured_.size()), card().head_dim});
+  return std::make_shared<const Array<float, 2>>(attend(layer, query_head, out.view()));
 }
 
 const std::vector<std::int32_t>& SequenceData::reference_top(std::int64_t layer, std::int64_t query_head,
