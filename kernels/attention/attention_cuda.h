@@ -1,7 +1,7 @@
 // Attention with log-sum-exp on the device: the operation of kernels/attention/attention.h over caches that lie there.
 // All pointers are device pointers unless said otherwise; everything is queued on `stream`; q and k are post-RoPE.
 // Two precisions: f32 (fp32 arithmetic throughout, no TF32) and bf16 (operands bf16, products and sums fp32, the
-// probabilities rounded to bf16 before they meet v). head_dim is at most 256 and a multiple of 8.
+// probabilities rounded to bf16 before they meet v). head_dim is at most 256.
 // A row's result depends neither on the other rows of the call nor on where the call's rows begin, bitwise.
 // Roofline: prefill 4·D flops a visible pair, at the tensor cores' bf16 rate (or the fp32 rate); decode reads every
 // visible k and v once: 2·D·size bytes a slot and cache head, at memory bandwidth.

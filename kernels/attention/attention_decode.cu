@@ -222,7 +222,7 @@ std::int64_t attention_decode_workspace_bytes(const AttentionShape& shape, std::
 }
 
 void attention_decode_cuda(const AttentionDecode& a, DeviceStream stream) {
-  assert(a.splits >= 1 && a.splits <= max_splits && a.shape.head_dim <= 256 && a.shape.head_dim % 8 == 0);
+  assert(a.splits >= 1 && a.splits <= max_splits && a.shape.head_dim <= 256);
   const bool tensor = a.shape.dtype == DType::bf16 && a.shape.query_heads / a.shape.cache_heads <= 16;
   if (tensor && a.shape.head_dim == 64)
     launch<64>(a, stream);

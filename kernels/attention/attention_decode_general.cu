@@ -47,11 +47,11 @@ __global__ void __launch_bounds__(threads) decode_general_kernel(const Attention
       for (int d = 0; d < dims; d += 8) {
         float x[8];
 #pragma unroll
-        for (int e = 0; e < 8; ++e) x[e] = to_float(row[d + e]);
+        for (int e = 0; e < 8; ++e) x[e] = d + e < dims ? to_float(row[d + e]) : 0.0f;
 #pragma unroll
         for (int r = 0; r < rows; ++r)
 #pragma unroll
-          for (int e = 0; e < 8; ++e) s[r] = fmaf(q[r][d + e], x[e], s[r]);
+          for (int e = 0; e < 8; ++e) s[r] = fmaf(d + e < dims ? q[r][d + e] : 0.0f, x[e], s[r]);
       }
     }
     const float count = seen && slots.log_count ? slots.log_count[key] : 0.0f;

@@ -92,11 +92,11 @@ std::shared_ptr<CudaModel> empty_model(const ModelConfig& config, const CudaOpti
     throw Error(
         Category::usage,
         {.doing = "building model", .on = "a CUDA device", .found = "f16 arithmetic", .expected = "f32 or bf16"});
-  if (config.card.head_dim > 256 || config.card.head_dim % 8 != 0)
+  if (config.card.head_dim > 256)
     throw Error(Category::damaged, {.doing = "building model",
                                     .on = config.card.name,
                                     .found = "a head_dim of " + std::to_string(config.card.head_dim),
-                                    .expected = "at most 256 and a multiple of 8 on a CUDA device",
+                                    .expected = "at most 256 on a CUDA device",
                                     .next = "use --device cpu"});
   kernels::use_device(options.device);
   auto model = std::make_shared<CudaModel>();

@@ -50,7 +50,7 @@ void attention_bench(benchmark::State& state, bool with_probabilities, bool with
 }
 
 void common(benchmark::internal::Benchmark* bench) {
-  bench->ArgNames({"n_q", "n_k", "D"})->Repetitions(7)->ReportAggregatesOnly()->MinTime(0.05);
+  bench->ArgNames({"n_q", "n_k", "D"})->Repetitions(7)->ReportAggregatesOnly()->MinTime(0.02);
 }
 
 BENCHMARK_CAPTURE(attention_bench, prefill, false, true)->Apply([](auto* bench) {

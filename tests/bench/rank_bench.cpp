@@ -24,7 +24,7 @@ using Scores = const std::vector<float>&;
 std::int64_t fifth(Scores score) { return static_cast<std::int64_t>(score.size()) / 5; }
 
 void sizes(benchmark::internal::Benchmark* bench) {
-  bench->ArgNames({"n"})->Repetitions(7)->ReportAggregatesOnly()->MinTime(0.05);
+  bench->ArgNames({"n"})->Repetitions(7)->ReportAggregatesOnly()->MinTime(0.02);
   for (const std::int64_t n : {256, 4096, 32768, 1000000}) bench->Args({n});
 }
 

@@ -8,7 +8,7 @@ build=$1
 shift
 out=${OUT:-$build}
 mkdir -p "$out"
-targets=${KVGRIND_TARGETS:-test_kernels_cuda bench_attention_cuda}
+targets=${KVGRIND_TARGETS:-test_kernels_cuda test_sim_cuda bench_attention_cuda bench_runtime_cuda}
 failed=0
 step() { # step NAME LIMIT command…
   local name=$1 limit=$2 start=$SECONDS
@@ -46,7 +46,7 @@ for what in "$@"; do
       ;;
     kernels) step kernels 120 "$build/bin/bench_attention_cuda"; cat "$out/kernels.log" ;;
     torch) step torch 120 python3 tests/bench/cuda/attention_torch.py; cat "$out/torch.log" ;;
-    runtime) step runtime 200 "$build/bin/bench_runtime_cuda"; cat "$out/runtime.log" ;;
+    runtime) step runtime 120 "$build/bin/bench_runtime_cuda"; cat "$out/runtime.log" ;;
     record) step record 300 "$build/bin/bench_record_cuda"; cat "$out/record.log" ;;
     *) echo "unknown step $what" >&2; exit 2 ;;
   esac

@@ -145,7 +145,7 @@ Case random_case(std::mt19937_64& rng, bool small) {
   };
   Case c;
   c.shape.dtype = pick({0, 1}) ? DType::bf16 : DType::f32;
-  c.shape.head_dim = pick({32, 64, 96, 128, 256, 80});
+  c.shape.head_dim = pick({32, 64, 96, 128, 256, 80, 12});
   c.shape.cache_heads = pick({1, 2});
   c.shape.query_heads = c.shape.cache_heads * pick({1, 3, 4, 7});
   c.shape.scale = 0.6f / std::sqrt(static_cast<float>(c.shape.head_dim));
