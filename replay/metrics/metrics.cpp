@@ -4,14 +4,16 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
+#include <optional>
 
 namespace kvgrind::replay {
 namespace {
 
-constexpr double nan = std::numeric_limits<double>::quiet_NaN();
-
-double ratio(double part, double whole) { return whole > 0 ? part / whole : nan; }
+// Nothing when there is nothing to divide by; NaN stays NaN: it came from the recording and must be seen.
+std::optional<double> ratio(double part, double whole) {
+  if (whole == 0) return std::nullopt;
+  return part / whole;
+}
 
 struct Sums {
   MassTally near, far;
@@ -37,7 +39,7 @@ double mean_ratio(const Array<double, 2>& numerator, const Array<double, 2>& den
       sum += above == 0 ? 0.0 : above / below;
     }
   const double n = static_cast<double>(numerator.extent(0)) * static_cast<double>(rows.size());
-  return n > 0 ? sum / n : nan;
+  return sum / n;
 }
 
 }  // namespace
@@ -53,11 +55,11 @@ MetricMap figures(const TallyTable& table, const std::vector<MeasuredSet>& sets,
     if (set.rows.empty()) continue;
     const auto n = static_cast<std::int64_t>(set.rows.size());
     const std::string kind = set.complete ? "exact" : "estimated";
-    const auto put = [&](const std::string& figure, const std::string& side, double value) {
-      if (std::isnan(value)) return;
-      out[fmt::format("{}.{}{}", figure, set.name, side)] = Metric{.value = value, .n = n, .kind = kind};
+    const auto put = [&](const std::string& figure, const std::string& side, std::optional<double> value) {
+      if (value) out[fmt::format("{}.{}{}", figure, set.name, side)] = Metric{.value = *value, .n = n, .kind = kind};
     };
     Sums sums;
+    std::int64_t nan_rows = 0;
     for (std::int64_t l = 0; l < table.rows.extent(0); ++l)
       for (std::int64_t h = 0; h < table.rows.extent(1); ++h)
         for (const std::int64_t r : set.rows) {
@@ -68,12 +70,16 @@ MetricMap figures(const TallyTable& table, const std::vector<MeasuredSet>& sets,
           sums.kept += row.kept;
           sums.top_kept += row.top_kept;
           sums.top += row.top;
+          if (std::isnan(row.mass)) ++nan_rows;
         }
+    if (nan_rows > 0)
+      not_measured.push_back(fmt::format("{}: {} of {} attention rows of the recording are NaN", set.name, nan_rows,
+                                         n * table.rows.extent(0) * table.rows.extent(1)));
     put("recall", "", ratio(sums.kept, sums.mass));
     put("recall", ".near", ratio(sums.near.kept, sums.near.mass));
     put("recall", ".far", ratio(sums.far.kept, sums.far.mass));
     put("far_mass_frac", "", ratio(sums.far.mass, sums.mass));
-    const double lost_share = ratio(sums.near.lost + sums.far.lost, sums.near.strong + sums.far.strong);
+    const std::optional<double> lost_share = ratio(sums.near.lost + sums.far.lost, sums.near.strong + sums.far.strong);
     put("S", "", lost_share);
     put("S", ".near", ratio(sums.near.lost, sums.near.strong));
     put("S", ".far", ratio(sums.far.lost, sums.far.strong));
@@ -83,7 +89,7 @@ MetricMap figures(const TallyTable& table, const std::vector<MeasuredSet>& sets,
     if (table.residual.empty()) continue;
     const double shift = mean_ratio(table.shift, table.residual, set.rows);
     put("E", "", shift);
-    if (!std::isnan(lost_share)) put("D", "", std::max(lost_share, shift_weight * shift));
+    if (lost_share) put("D", "", std::isnan(shift) ? shift : std::max(*lost_share, shift_weight * shift));
   }
   return out;
 }
