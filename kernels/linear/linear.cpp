@@ -133,11 +133,16 @@ void linear_chunk(const PackedLinear::Data& data, View<const float, 2> x, View<f
   const auto n_blocks = static_cast<std::int64_t>(blocks.size());
   const bool serial = work < serial_work;
 
-  AlignedBytes packed;
-  if (rows > 1 || x.stride(1) != 1) packed = aligned_bytes(rows * data.inputs * 4);
+  const bool packs = rows > 1 || x.stride(1) != 1;
+  Scratch memory;
+  float* packed = nullptr;
+  if (packs) {
+    memory.grow(rows * data.inputs * 4);
+    packed = memory.as<float>();
+  }
   std::int64_t first_row = 0;
   for (LinearBlock& block : blocks) {
-    block.x = packed ? reinterpret_cast<const float*>(packed.get()) + first_row * data.inputs : x.data();
+    block.x = packs ? packed + first_row * data.inputs : x.data();
     block.y = y.data() + first_row * y.stride(0);
     block.y_stride = y.stride(0);
     first_row += block.rows;
@@ -147,7 +152,7 @@ void linear_chunk(const PackedLinear::Data& data, View<const float, 2> x, View<f
     const std::int64_t row = (block.y - y.data()) / std::max<std::int64_t>(1, y.stride(0));
     pack_rows(x.slice(row, block.rows), const_cast<float*>(block.x));
   };
-  if (packed) {
+  if (packs) {
     if (rows * data.inputs < serial_work) {
       for (std::int64_t b = 0; b < n_blocks; ++b) pack_block(b);
     } else {

@@ -1,6 +1,6 @@
 // Order of scores, once for the whole project: score descending, then index ascending; NaN last (and counted).
 // −0 and +0 are one score.
-// Roofline: rank_order three passes of a radix sort over 8 bytes a score, top_k four reads of 4 bytes a score; both
+// Roofline: rank_order three passes of a radix sort over 8 bytes a score, top_k three reads of 4 bytes a score; both
 // O(n).
 #pragma once
 #include <cstdint>

@@ -281,6 +281,22 @@ TEST(Attention, WantsNothingItIsNotAskedFor) {
   });
 }
 
+TEST(Attention, TheCallbackMayCallAttention) {
+  std::mt19937_64 rng(base_seed(33));
+  const Problem problem(rng, 70, 300, 32, 200);
+  const Result expected = run(problem, attention);
+  AttentionParams params = problem.params;
+  std::vector<float> p;
+  params.probabilities = [&](std::int64_t, View<const float, 2> block) {
+    const Result inner = run(problem, attention);
+    EXPECT_TRUE(same_bits(inner.p, expected.p));
+    for (std::int64_t i = 0; i < block.extent(0); ++i)
+      for (std::int64_t j = 0; j < block.extent(1); ++j) p.push_back(block(i, j));
+  };
+  attention(params);
+  EXPECT_TRUE(same_bits(p, expected.p));
+}
+
 TEST(Attention, ExtremeLogits) {
   at_every_isa([] {
     for (const float scale : {1e-6f, 3.0f, 30.0f}) {

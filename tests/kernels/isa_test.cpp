@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <limits>
 
+#include "kernels/isa/scratch.h"
 #include "tests/kernels/kernel_check.h"
 
 namespace kvgrind::tests {
@@ -71,6 +72,24 @@ TEST(Isa, LevelsAreOrderedAndNamed) {
   ASSERT_FALSE(isas.empty());
   EXPECT_EQ(isas[0], kernels::Isa::baseline);
   EXPECT_EQ(kernels::isa_name(kernels::Isa::avx512), "avx512");
+}
+
+TEST(Scratch, IsAlignedSeparateAndReused) {
+  std::byte* before = nullptr;
+  {
+    kernels::Scratch a(1000), b(1000), empty;
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(a.as<float>()) % 64, 0u);
+    EXPECT_NE(a.as<std::byte>(), b.as<std::byte>());
+    EXPECT_EQ(empty.as<std::byte>(), nullptr);
+    std::memset(a.as<std::byte>(), 1, 1000);
+    std::memset(b.as<std::byte>(), 2, 1000);
+    EXPECT_EQ(a.as<char>()[999], 1);
+    EXPECT_EQ(a.grow(900), a.as<std::byte>());
+    before = b.grow(300000);
+    std::memset(before, 3, 300000);
+  }
+  const kernels::Scratch again(299000);
+  EXPECT_EQ(again.as<std::byte>(), before);
 }
 
 }  // namespace
