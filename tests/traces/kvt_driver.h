@@ -204,6 +204,15 @@ inline TokenSequence context_of(std::int64_t tokens, std::int64_t decode = 0) {
   return one;
 }
 
+// What tests that kill or starve the writer record: short sequences, some of them decoding, in small chunks.
+inline Driver killed_driver(std::int64_t tokens) {
+  std::vector<TokenSequence> sequences;
+  for (std::int64_t at = 0, i = 0; at < tokens; at += 75, ++i)
+    sequences.push_back(context_of(std::min<std::int64_t>(75, tokens - at), i % 2 * 5));
+  return Driver({.layers = 2, .query_heads = 2, .kv_heads = 1, .head_dim = 8, .hidden = 8, .vocab = 70},
+                std::move(sequences));
+}
+
 // What a stored number comes back as.
 inline float stored(DType dtype, float x) {
   return dtype == DType::f32 ? x : dtype == DType::bf16 ? from_bf16(to_bf16(x)) : from_f16(to_f16(x));

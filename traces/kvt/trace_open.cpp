@@ -251,12 +251,28 @@ std::vector<Row> Trace::State::table(const std::string& dataset, std::int64_t fi
 std::vector<SequenceParts> Trace::State::announced_sequences() {
   std::vector<SequenceParts> out;
   const std::string names = read_text_blob(file, "names", true);
-  std::vector<Row> rows;
-  // Announced rows stand first, before any other of the table.
-  const std::int64_t total = at("sequence").extents[0];
-  while (static_cast<std::int64_t>(rows.size()) < total) {
-    Row row;
-    hdf5::read_rows(at("sequence"), static_cast<std::int64_t>(rows.size()), 1, row.data());
+  // Each table once and whole; a row is trusted when it is used.
+  const auto whole = [&](const char* dataset) {
+    std::vector<Row> all(static_cast<std::size_t>(at(dataset).extents[0]));
+    if (all.size() > (std::size_t{1} << 24))
+      throw read_fault(at(dataset).on, fmt::format("{} rows", all.size()), "at most 2^24");
+    hdf5::read_rows(at(dataset), 0, at(dataset).extents[0], all.data());
+    return all;
+  };
+  const std::vector<Row> all_sequences = whole("sequence"), all_segments = whole("segment"), all_spans = whole("span");
+  const auto part_of = [&](const char* dataset, const std::vector<Row>& all, std::int64_t first, std::int64_t n) {
+    const std::int64_t size = static_cast<std::int64_t>(all.size());
+    if (first < 0 || n < 0 || n > size || first > size - n)
+      throw read_fault(at(dataset).on, fmt::format("{} rows", size),
+                       fmt::format("{} rows from row {} on, as another table names", n, first));
+    const std::span<const Row> rows =
+        std::span(all).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(n));
+    for (const Row& row : rows)
+      if (!sealed(row)) throw read_fault(at(dataset).on, "a row with a wrong checksum", "an undamaged file");
+    return rows;
+  };
+  std::vector<Row> rows;  // announced ones stand first, before any other of the table
+  for (const Row& row : all_sequences) {
     if (!sealed(row) || row[sequence_column::done] != 0) break;
     if (row[sequence_column::id] != rows.size())
       throw read_fault(at("sequence").on, fmt::format("sequence {} in row {}", row[sequence_column::id], rows.size()),
@@ -266,7 +282,8 @@ std::vector<SequenceParts> Trace::State::announced_sequences() {
   out.resize(rows.size());
   for (const Row& commit : commits.seg) {
     const std::uint64_t id = commit[commit_column::sequence];
-    const std::vector<Row> row = table("sequence", signed_at(commit, commit_column::sequence_row), 1);
+    const std::span<const Row> row =
+        part_of("sequence", all_sequences, signed_at(commit, commit_column::sequence_row), 1);
     if (id >= rows.size() || row[0][sequence_column::id] != id || row[0][sequence_column::done] != 1)
       throw read_fault(at("sequence").on, fmt::format("no end of sequence {}", id), "the row its commit names");
     rows[id] = row[0];
@@ -292,8 +309,8 @@ std::vector<SequenceParts> Trace::State::announced_sequences() {
                        fmt::format("sequence {} with parent {} and fork at {}", id, info.parent, info.fork_at),
                        "an earlier parent, or −1 and 0");
     out[id].next_token = signed_at(row, sequence_column::next_token);
-    for (const Row& s :
-         table("segment", signed_at(row, sequence_column::first_segment), signed_at(row, sequence_column::segments))) {
+    for (const Row& s : part_of("segment", all_segments, signed_at(row, sequence_column::first_segment),
+                                signed_at(row, sequence_column::segments))) {
       const Segment segment{static_cast<Role>(std::min<std::uint64_t>(s[segment_column::role], 255)),
                             signed_at(s, segment_column::begin), signed_at(s, segment_column::end)};
       if (s[segment_column::sequence] != id || s[segment_column::role] > static_cast<std::uint64_t>(Role::generated) ||
@@ -302,8 +319,8 @@ std::vector<SequenceParts> Trace::State::announced_sequences() {
                          "0 ≤ begin ≤ end and a known role");
       info.segments.push_back(segment);
     }
-    for (const Row& s :
-         table("span", signed_at(row, sequence_column::first_span), signed_at(row, sequence_column::spans))) {
+    for (const Row& s : part_of("span", all_spans, signed_at(row, sequence_column::first_span),
+                                signed_at(row, sequence_column::spans))) {
       const Span span{name_at(s[span_column::kind], s[span_column::kind_bytes]), signed_at(s, span_column::begin),
                       signed_at(s, span_column::end), name_at(s[span_column::label], s[span_column::label_bytes])};
       if (s[span_column::sequence] != id || span.begin < 0 || span.end < span.begin)
