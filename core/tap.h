@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <span>
 
+#include "core/dtype.h"
 #include "core/view.h"
 
 namespace kvgrind {
@@ -19,6 +20,15 @@ struct TapPass {
   bool decode = false;                 // fed one at a time by generation (or teacher-forced stepping)
 };
 
+// Rows as the run itself holds them: head h of row i begins at element i · row_stride + h · head_stride.
+struct TapRows {
+  DType dtype = DType::f32;
+  const void* data = nullptr;  // null: not given
+  std::int64_t row_stride = 0, head_stride = 0;
+};
+
+// A source may leave out what it does not have (empty views), and may give q, k and v as TapRows instead of views. Of
+// `input`, `attn_in` and the final residual it may give the rows' L2 norms alone, as [n, 1].
 struct TapLayer {
   std::int64_t layer = 0;
   View<const float, 3> q;              // [n, Hq, D] post-RoPE
@@ -29,6 +39,7 @@ struct TapLayer {
   View<const float, 2> input;          // [n, hidden] the layer's input residual, before its norm
   View<const float, 2> attn_in;        // [n, hidden] the attention's input, after that norm
   View<const float, 2> attn_out;       // [n, hidden] the attention's output after W_O, before the residual is added
+  TapRows rows_q{}, rows_k{}, rows_v{};  // used instead of q, k, v where given; q may be undefined in rows not recorded
 };
 
 // One block of at most 64 queries of one query head; blocks start at absolute multiples of 64.

@@ -1,6 +1,6 @@
 // CUDA devices, streams, buffers and graphs behind names of our own, so that callers need no CUDA header.
 // Every failing CUDA call throws Error(unavailable) that says what was being done; destructors never throw.
-// A build without CUDA has the first four functions only: no device is there, and asking for one throws.
+// In a build without CUDA no device is there, and asking for one throws.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -97,6 +97,9 @@ void copy_rows_to_host(void* host, std::int64_t to_pitch, const void* device, st
                        std::int64_t row_bytes, std::int64_t rows, DeviceStream stream);
 void copy_rows_on_device(void* to, std::int64_t to_pitch, const void* from, std::int64_t from_pitch,
                          std::int64_t row_bytes, std::int64_t rows, DeviceStream stream);
+// to[i] = from[index[i]], rows of `row_bytes` (a multiple of 4); index on the device.
+void gather_rows_on_device(void* to, const void* from, std::int64_t row_bytes, const std::int32_t* index,
+                           std::int64_t n, DeviceStream stream);
 void fill_bytes(void* device, int value, std::int64_t size_bytes, DeviceStream stream);
 
 }  // namespace kvgrind::kernels

@@ -241,28 +241,35 @@ void Recorder::State::begin(const TapPass& pass) {
 }
 
 void Recorder::State::layer(const TapLayer& tap) {
-  if (!in_pass || tap.layer != next_layer || tap.k.extent(0) != pass_rows)
+  if (!in_pass || tap.layer != next_layer || tap.lse.extent(0) != pass_rows)
     throw Error(Category::usage, {.doing = "recording",
                                   .on = fmt::format("layer {}", tap.layer),
-                                  .found = fmt::format("{} rows", tap.k.extent(0)),
+                                  .found = fmt::format("{} rows", tap.lse.extent(0)),
                                   .expected = fmt::format("layer {} with {} rows", next_layer, pass_rows)});
   ++next_layer;
   const View<const float, 3> lse_rows(tap.lse.data(), {tap.lse.extent(0), 1, tap.lse.extent(1)},
                                       {tap.lse.stride(0), tap.lse.stride(0), tap.lse.stride(1)});
+  const auto put = [&tap](GroupBuffer& to, std::int64_t at, View<const float, 3> view, const TapRows& own,
+                          std::span<const std::int64_t> which) {
+    if (own.data)
+      to.put(tap.layer, at, own, which);
+    else
+      to.put(tap.layer, at, view, which);
+  };
   std::vector<std::int64_t> from;
   for (Range& range : ranges) {
     const std::int64_t a = std::max(range.first, pass_row), b = std::min(range.end, pass_row + pass_rows);
     if (a >= b) continue;
     from.resize(static_cast<std::size_t>(b - a));
     std::iota(from.begin(), from.end(), a - pass_row);
-    k.put(tap.layer, a - range.first, tap.k, from);
-    v.put(tap.layer, a - range.first, tap.v, from);
+    put(k, a - range.first, tap.k, tap.rows_k, from);
+    put(v, a - range.first, tap.v, tap.rows_v, from);
     lse.put(tap.layer, a - range.first, lse_rows, from);
     if (content.queries) {
       const std::int64_t qa = std::max(range.query_first, pass_query_row);
       const auto begin = chosen.begin() + (qa - pass_query_row),
                  end = chosen.begin() + (range.query_end - pass_query_row);
-      if (begin < end) q.put(tap.layer, qa - range.query_first, tap.q, std::span(begin, end));
+      if (begin < end) put(q, qa - range.query_first, tap.q, tap.rows_q, std::span(begin, end));
     }
     if (range.end % C == 0) write_layer(range, tap.layer);
   }

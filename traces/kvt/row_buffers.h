@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/dtype.h"
+#include "core/tap.h"
 #include "core/view.h"
 #include "traces/kvt/schema.h"
 
@@ -20,6 +21,8 @@ class GroupBuffer {
 
   // Rows `from[i]` of x [n, heads, width] into places at, at+1, …
   void put(std::int64_t layer, std::int64_t at, View<const float, 3> x, std::span<const std::int64_t> from);
+  // The same from rows in the run's own type: copied as they are when that is the file's.
+  void put(std::int64_t layer, std::int64_t at, const TapRows& x, std::span<const std::int64_t> from);
   const std::byte* rows(std::int64_t layer, std::int64_t head) const;
   std::int64_t row_bytes() const { return width_ * size_bytes(dtype_); }
   std::int64_t heads() const { return heads_; }
