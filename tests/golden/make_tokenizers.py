@@ -36,6 +36,8 @@ TEXTS = [
     "a<s>b</s>c", "<s> hello </s>", "<unk> token", "a<mask>b  <mask>  c", "word newword newwords anewword newword.",
     "x <|lonely|> y<|lonely|>z", "▁already ▁marked▁text", "mix ▁ of  ▁▁ marks", "<0x41><0xE4>", "Ġbyte Ċ alphabet",
     "naïve\u0301 combos \u00e9\u0301", "end with quote'", "'", "''", " '", "\u017f\u017f \u212a", "ends with spaces  ",
+    "テnewword newword\u0301 ½newword ⅻnewword Ⓐnewword _newword", "x\u3000<mask>\u2003y \u0085<mask>", "é\u3000<|lonely|>\u3000é",
+    "\U00013a98's \U0001364es", "\u01c5's \u02b0 \u0e33 \u3007 \U0001f130",
 ]
 
 

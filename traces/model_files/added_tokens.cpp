@@ -13,20 +13,18 @@ namespace {
 using unicode::Character;
 using unicode::character_at;
 
-bool is_word(char32_t code) { return code == '_' || unicode::is_letter(code) || unicode::is_number(code); }
-
 // Start of the last character that ends before `end`.
 std::size_t before(std::string_view text, std::size_t end) {
-  for (std::size_t size = 1; size <= 4 && size <= end; ++size)
+  for (std::size_t size = std::min<std::size_t>(4, end); size > 1; --size)  // its tail alone would be stray bytes
     if (character_at(text, end - size).size_bytes == size) return end - size;
   return end - 1;
 }
 
 bool word_before(std::string_view text, std::size_t at) {
-  return at > 0 && is_word(character_at(text, before(text, at)).code);
+  return at > 0 && unicode::is_word(character_at(text, before(text, at)).code);
 }
 bool word_after(std::string_view text, std::size_t at) {
-  return at < text.size() && is_word(character_at(text, at).code);
+  return at < text.size() && unicode::is_word(character_at(text, at).code);
 }
 
 }  // namespace

@@ -1,15 +1,21 @@
-"""Writes unicode_classes.cpp and unicode_normal.cpp from Python's unicodedata.
+"""Writes unicode_classes.cpp and unicode_normal.cpp.
 
-    python3 make_unicode_tables.py     # in this folder; the tables name the Unicode version they came from
+    pip install unicodedata2==16.0.0 && python3 make_unicode_tables.py     # in this folder
+
+The tables name the Unicode version they came from. It is the one of the regular-expression library within Hugging Face
+tokenizers 0.23, so that letters are the same letters.
 """
 import pathlib
 import sys
-import unicodedata as ud
+
+import unicodedata2 as ud
 
 HERE = pathlib.Path(__file__).parent
-# White_Space of PropList.txt; unicodedata has no such property. Stable since Unicode 6.3.
+# White_Space of PropList.txt; the package has no such property. Stable since Unicode 6.3.
 SPACE = [(0x09, 0x0D), (0x20, 0x20), (0x85, 0x85), (0xA0, 0xA0), (0x1680, 0x1680), (0x2000, 0x200A), (0x2028, 0x2029),
          (0x202F, 0x202F), (0x205F, 0x205F), (0x3000, 0x3000)]
+# \w of regular expressions: alphabetic, marks, digits, connectors, joiners. Alphabetic symbols are the circled letters.
+SYMBOL_LETTERS = [(0x24B6, 0x24E9), (0x1F130, 0x1F149), (0x1F150, 0x1F169), (0x1F170, 0x1F189)]
 CODES = [c for c in range(sys.maxunicode + 1) if not 0xD800 <= c <= 0xDFFF]
 
 
@@ -22,6 +28,11 @@ def ranges(member):
             else:
                 found.append([c, c])
     return found
+
+
+def is_word(c):
+    return (ud.category(c)[0] in "LM" or ud.category(c) in ("Nd", "Nl", "Pc") or c in "\u200c\u200d" or
+            any(a <= ord(c) <= b for a, b in SYMBOL_LETTERS))
 
 
 def table(kind, name, rows):
@@ -45,10 +56,10 @@ def write(name, what, tables):
         "\n}  // namespace kvgrind::traces::unicode\n")
 
 
-write("unicode_classes.cpp", "Letters (L*), numbers (N*) and white space", [
+write("unicode_classes.cpp", "Letters (L*), numbers (N*), white space and word characters", [
     table("Range", "letters", ranges(lambda c: ud.category(c)[0] == "L")),
     table("Range", "numbers", ranges(lambda c: ud.category(c)[0] == "N")),
-    table("Range", "spaces", SPACE)])
+    table("Range", "spaces", SPACE), table("Range", "words", ranges(is_word))])
 
 composing, one_way, classes = [], [], []
 for c in CODES:

@@ -86,6 +86,7 @@ bool is_space(char32_t code) {
   if (code < 0x80) return code == ' ' || (code >= 0x09 && code <= 0x0d);
   return within(spaces, spaces_count, code);
 }
+bool is_word(char32_t code) { return within(words, words_count, code); }
 
 std::string lossy_utf8(std::string_view bytes) {
   std::string out;

@@ -1,4 +1,4 @@
-// UTF-8, the three character classes that split patterns ask for, and normal form C. Text need not be valid UTF-8:
+// UTF-8, the character classes that split patterns ask for, and normal form C. Text need not be valid UTF-8:
 // a byte that starts no valid character counts as a character of its own, of no class.
 #pragma once
 #include <string>
@@ -20,6 +20,7 @@ void append_utf8(std::string& out, char32_t code);
 bool is_letter(char32_t code);  // general category L
 bool is_number(char32_t code);  // general category N
 bool is_space(char32_t code);   // White_Space
+bool is_word(char32_t code);    // \w: letters, marks, digits, connectors, joiners
 
 // Valid UTF-8; U+FFFD for each maximal ill-formed part (Unicode standard, section 3.9).
 std::string lossy_utf8(std::string_view bytes);

@@ -16,8 +16,8 @@ struct Decomposition {
   char32_t whole, first, second;  // second 0 = none
 };
 
-extern const Range letters[], numbers[], spaces[];
-extern const std::size_t letters_count, numbers_count, spaces_count;
+extern const Range letters[], numbers[], spaces[], words[];
+extern const std::size_t letters_count, numbers_count, spaces_count, words_count;
 extern const Decomposition composing[], one_way[];  // NFC composes the pairs of the first table only
 extern const std::size_t composing_count, one_way_count;
 extern const ClassRange combining_classes[];
