@@ -4,28 +4,14 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 
 #include "core/error.h"
+#include "replay/record/device_recorder.h"
+#include "replay/record/engine.h"
 
 namespace kvgrind::replay {
 namespace {
-
-// The first `tokens` tokens of a plain cache, as a cache of its own.
-std::unique_ptr<sim::KvCache> fork_cache(const ModelCard& card, const sim::KvCache& from, std::int64_t tokens) {
-  std::unique_ptr<sim::KvCache> out = sim::full_cache(card);
-  Array<float, 3> k({tokens, card.kv_heads, card.head_dim}), v({tokens, card.kv_heads, card.head_dim});
-  for (std::int64_t layer = 0; layer < card.layers; ++layer) {
-    for (std::int64_t head = 0; head < card.kv_heads; ++head) {
-      const sim::GroupView group = from.read(layer, head);
-      for (std::int64_t t = 0; t < tokens; ++t) {
-        std::copy_n(&group.k(t, 0), card.head_dim, &k(t, head, 0));
-        std::copy_n(&group.v(t, 0), card.head_dim, &v(t, head, 0));
-      }
-    }
-    out->append(layer, 0, k, v);
-  }
-  return out;
-}
 
 // One run over all sequences of a job.
 class Run {
@@ -42,15 +28,30 @@ class Run {
       run_.announced_length = std::max(run_.announced_length, sequence.fork_at + own);
     }
     config_.card.rope = resolve_rope(config_, run_.announced_length);
-    model_ = sim::build_model(config_, job.model->weights);
+    engine_.emplace(config_, job.model->weights, outcome_.device, job.arithmetic);
+    if (job.streaming && !engine_->on_device())
+      throw Error(Category::usage, {.doing = "recording",
+                                    .on = job.out.string(),
+                                    .found = "streaming asked for on the CPU",
+                                    .expected = "a CUDA device",
+                                    .next = "leave streaming off, or use --device cuda:N"});
+    options_ = job.streaming ? device_record_options(job.options) : job.options;
+    config_.card.dtype = engine_->on_device() ? engine_->arithmetic() : config_.card.dtype;
   }
 
   RecordOutcome go() {
-    traces::Recorder recorder(job_.out, recording_plan(), job_.options);
+    traces::Recorder recorder(job_.out, recording_plan(), options_);
+    std::optional<DeviceRecorder> streaming;
+    if (job_.streaming) {
+      streaming.emplace(recorder, config_.card, job_.sequences, options_, engine_->device(), job_.spool_bytes);
+      streaming_ = &*streaming;
+    }
     try {
       for (std::size_t s = 0; s < job_.sequences.size(); ++s) record_sequence(recorder, static_cast<std::int64_t>(s));
+      if (streaming) streaming->finish();
     } catch (const Error& error) {
       if (error.category() != Category::interrupted) throw;  // the recorder abandons the file: its prefix is readable
+      if (streaming) streaming->finish();
       recorder.interrupt();
       const std::string part = job_.out.string() + ".part";
       throw Error(Category::interrupted,
@@ -72,12 +73,14 @@ class Run {
     plan.sequences = job_.sequences;
     plan.provenance = job_.provenance;
     plan.provenance["device"] = outcome_.device;
+    plan.provenance["arithmetic"] = std::string(dtype_name(engine_->arithmetic()));
+    plan.provenance["streaming"] = job_.streaming;
     plan.provenance["chunk"] = job_.chunk;
     plan.provenance["temperature"] = job_.sampling.temperature;
     plan.provenance["top_p"] = job_.sampling.top_p;
     plan.provenance["top_k"] = job_.sampling.top_k;
     plan.provenance["seed"] = job_.sampling.seed;
-    plan.output_projection = [model = model_](std::int64_t layer) { return sim::output_projection(*model, layer); };
+    plan.output_projection = [this](std::int64_t layer) { return engine_->output_projection(layer); };
     if (const auto tokenizer = job_.model->tokenizer)
       plan.token_bytes = [tokenizer](std::int32_t id) { return tokenizer->bytes(id); };
     return plan;
@@ -85,9 +88,10 @@ class Run {
 
   void record_sequence(traces::Recorder& recorder, std::int64_t index) {
     const TokenSequence& sequence = job_.sequences[static_cast<std::size_t>(index)];
-    std::unique_ptr<sim::KvCache> cache =
-        sequence.parent < 0 ? sim::full_cache(config_.card)
-                            : fork_cache(config_.card, *caches_.at(sequence.parent), sequence.fork_at);
+    const std::int64_t length = sequence.fork_at + static_cast<std::int64_t>(sequence.ids.size()) + sequence.decode;
+    std::unique_ptr<sim::KvCache> cache = sequence.parent < 0
+                                              ? engine_->cache(length)
+                                              : engine_->fork(*caches_.at(sequence.parent), sequence.fork_at, length);
     const std::int64_t end = sequence.fork_at + static_cast<std::int64_t>(sequence.ids.size());
     // Pieces end at absolute multiples of the chunk, itself a multiple of 64: equal to one whole pass bit for bit.
     const std::int64_t chunk = (std::max<std::int64_t>(job_.chunk, 1) + 63) / 64 * 64;
@@ -100,7 +104,11 @@ class Run {
       at += n;
     }
     const std::vector<std::int32_t> generated = decode(recorder, *cache, index, end, sequence.decode, logits);
-    recorder.sequence_done(index, generated.empty() ? -1 : generated.back());
+    const std::int32_t next = generated.empty() ? -1 : generated.back();
+    if (streaming_)
+      streaming_->sequence_done(index, next, engine_->stream());
+    else
+      recorder.sequence_done(index, next);
     outcome_.generated.push_back(generated);
     keep_for_forks(index, std::move(cache));
   }
@@ -126,14 +134,14 @@ class Run {
                    .first = first,
                    .ids = ids,
                    .cache = &cache,
-                   .tap = &recorder,
+                   .tap = streaming_ ? nullptr : &recorder,
                    .decode = decode,
                    .logits_of = {}};
     if (wants_last) feed.logits_of = {static_cast<std::int64_t>(ids.size()) - 1};
-    std::vector<Array<float, 2>> logits = sim::forward(*model_, std::span(&feed, 1), run_);
+    Array<float, 2> logits = engine_->forward(feed, run_, streaming_);
     outcome_.rows += static_cast<std::int64_t>(ids.size());
     if (progress_) progress_->update("recording tokens", outcome_.rows, total_rows_);
-    return std::move(logits[0]);
+    return logits;
   }
 
   // A cache lives until the last fork of its sequence has started.
@@ -151,7 +159,9 @@ class Run {
   CancelToken cancel_;
   ModelConfig config_;
   sim::RunOptions run_;
-  std::shared_ptr<const sim::Model> model_;
+  std::optional<Engine> engine_;
+  traces::RecordOptions options_;
+  DeviceRecorder* streaming_ = nullptr;
   std::map<std::int64_t, std::unique_ptr<sim::KvCache>> caches_;
   RecordOutcome outcome_;
   std::int64_t total_rows_ = 0;

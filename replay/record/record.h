@@ -19,10 +19,15 @@ struct RecordJob {
   std::vector<TokenSequence> sequences;  // checked by check_sequences; a parent stands before its forks
   std::filesystem::path out;
   traces::RecordOptions options;
-  sim::Sampling sampling;       // for sequences that decode
-  std::int64_t chunk = 512;     // tokens fed at once in prefill, rounded up to a multiple of 64
-  std::string device = "auto";  // auto | cpu | cuda:N
-  json::object provenance;      // command and the like; device, seed, chunk are added
+  sim::Sampling sampling;         // for sequences that decode
+  std::int64_t chunk = 512;       // tokens fed at once in prefill, rounded up to a multiple of 64
+  std::string device = "auto";    // auto (the first CUDA device there is, else the CPU) | cpu | cuda:N
+  DType arithmetic = DType::f32;  // f32 or bf16, on a CUDA device; the CPU computes in fp32
+  // On a CUDA device: do not stop the run for the file, and leave out what needs every query and all probabilities
+  // (replay/record/device_recorder.h).
+  bool streaming = false;
+  std::int64_t spool_bytes = 4ll << 30;  // of pinned host memory, for streaming
+  json::object provenance;               // command and the like; device, seed, chunk are added
 };
 
 struct RecordOutcome {

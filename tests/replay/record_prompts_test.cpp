@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "core/error.h"
+#include "kernels/device/device.h"
 #include "replay/record/prompts.h"
 #include "replay/record/record.h"
 
@@ -158,7 +159,7 @@ TEST(record_check, positions_end_except_for_dynamic_rope) {
 }
 
 TEST(record_check, devices_by_name) {
-  EXPECT_EQ(resolve_device("auto"), "cpu");
+  EXPECT_EQ(resolve_device("auto"), kernels::device_count() > 0 ? "cuda:0" : "cpu");
   EXPECT_EQ(resolve_device("cpu"), "cpu");
   EXPECT_THROW(resolve_device("tpu"), Error);
 }

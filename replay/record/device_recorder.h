@@ -1,0 +1,50 @@
+// Recording a run on a CUDA device without stopping it: layers and decode steps go from the device through a bounded
+// spool in pinned host memory to a writer thread, which owns the recorder.
+//   prefill: K and V are copied straight from the cache, LSE, norms and the chosen queries through a small ring on the
+//            device, by a copy stream, layer by layer
+//   decode:  the step's own kernels write q, LSE and norms into a ring of 128 rows; every 64 steps (and at the end) the
+//            full half is copied together with the cache's K and V of those positions
+// The run waits only when the spool is full (counted). What needs every query or all probabilities on the host (column
+// sums, maps, query statistics, top-64) is not recorded this way: the options must have it switched off.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "core/sequence.h"
+#include "kernels/capture/spool.h"
+#include "sim/model/cuda_runtime.h"
+#include "traces/kvt/recorder.h"
+
+namespace kvgrind::replay {
+
+// The options with everything switched off that a device recording cannot give.
+traces::RecordOptions device_record_options(traces::RecordOptions options);
+
+class DeviceRecorder final : public sim::DeviceTap {
+ public:
+  // `recorder` was made with device_record_options and `sequences`; it is used by the writer thread alone until
+  // finish(). card.dtype is the run's.
+  DeviceRecorder(traces::Recorder& recorder, const ModelCard& card, std::vector<TokenSequence> sequences,
+                 const traces::RecordOptions& options, int device, std::int64_t spool_bytes);
+  ~DeviceRecorder() override;
+
+  void begin(const TapPass& pass, kernels::DeviceStream stream) override;
+  void layer(const sim::DeviceLayer& layer, kernels::DeviceStream stream) override;
+  void end(const float* final_norm, kernels::DeviceStream stream) override;
+  sim::StepRing ring() const override;
+  std::int64_t step(const TapPass& pass, kernels::DeviceStream stream) override;
+  void step_queued(const sim::KvCache& cache, kernels::DeviceStream stream) override;
+
+  // After the last token of a sequence: what is still in the ring, then the recorder's sequence_done. Does not wait.
+  void sequence_done(std::int64_t sequence, std::int32_t next_token, kernels::DeviceStream stream);
+  // Waits until everything is in the recorder's hands; throws what writing threw.
+  void finish();
+  kernels::CaptureSpool::Counts counts() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace kvgrind::replay
