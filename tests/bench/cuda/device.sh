@@ -8,7 +8,7 @@ build=$1
 shift
 out=${OUT:-$build}
 mkdir -p "$out"
-targets=${KVGRIND_TARGETS:-test_kernels_cuda test_sim_cuda bench_attention_cuda bench_runtime_cuda}
+targets=${KVGRIND_TARGETS:-test_kernels_cuda test_sim_cuda test_replay_cuda bench_attention_cuda bench_runtime_cuda bench_record_cuda}
 failed=0
 step() { # step NAME LIMIT command…
   local name=$1 limit=$2 start=$SECONDS
@@ -26,12 +26,12 @@ for what in "$@"; do
       step configure 60 cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DKVGRIND_CUDA=ON \
         -DCMAKE_CUDA_ARCHITECTURES=90 -DKVGRIND_GUI=OFF ${KVGRIND_CMAKE:-} || { tail -30 "$out/configure.log"; exit 1; }
       # shellcheck disable=SC2086
-      step build 300 ninja -C "$build" $targets || { grep -A12 FAILED "$out/build.log" | head -80; exit 1; }
+      step build 300 ninja -k 0 -C "$build" $targets || grep -A12 FAILED "$out/build.log" | head -80
       ;;
     test)
       for test in "$build"/bin/test_*_cuda; do
         step "$(basename "$test")" 120 "$test" --gtest_color=no
-        grep -E "^\[  (PASSED|FAILED|SKIPPED)|Failure|expected|relative error" "$out/$(basename "$test").log" | head -40
+        grep -vE "^\[ (RUN|      OK)|^\[-|^Google Test trace|^Expected: true|^  Actual: false" "$out/$(basename "$test").log" | cut -c1-200 | head -60
       done
       ;;
     sanitize)
@@ -47,7 +47,7 @@ for what in "$@"; do
     kernels) step kernels 120 "$build/bin/bench_attention_cuda"; cat "$out/kernels.log" ;;
     torch) step torch 120 python3 tests/bench/cuda/attention_torch.py; cat "$out/torch.log" ;;
     runtime) step runtime 120 "$build/bin/bench_runtime_cuda"; cat "$out/runtime.log" ;;
-    record) step record 300 "$build/bin/bench_record_cuda"; cat "$out/record.log" ;;
+    record) step record 240 "$build/bin/bench_record_cuda" "${RECORD_FOLDER:-/var/tmp/kvgrind-bench}"; cat "$out/record.log" ;;
     *) echo "unknown step $what" >&2; exit 2 ;;
   esac
 done
