@@ -25,7 +25,9 @@ class Handler {
   static constexpr std::size_t max_key_size = std::size_t(-1);
   static constexpr std::size_t max_string_size = std::size_t(-1);
 
-  explicit Handler(bool reject_duplicate_keys) : unique_(reject_duplicate_keys) { values_.reset(); }
+  explicit Handler(const JsonLimits& limits) : unique_(limits.reject_duplicate_keys), left_(limits.max_values) {
+    values_.reset();
+  }
 
   json::value release() { return values_.release(); }
   const std::string& refused() const { return refused_; }
@@ -47,19 +49,17 @@ class Handler {
     enter(true);
     return true;
   }
-  bool on_object_end(std::size_t n, json::error_code&) {
+  bool on_object_end(std::size_t n, json::error_code& ec) {
     values_.push_object(n);
-    leave();
-    return true;
+    return leave(ec);
   }
   bool on_array_begin(json::error_code&) {
     enter(false);
     return true;
   }
-  bool on_array_end(std::size_t n, json::error_code&) {
+  bool on_array_end(std::size_t n, json::error_code& ec) {
     values_.push_array(n);
-    leave();
-    return true;
+    return leave(ec);
   }
 
   bool on_key_part(json::string_view s, std::size_t, json::error_code&) {
@@ -83,22 +83,22 @@ class Handler {
   }
   bool on_string(json::string_view s, std::size_t, json::error_code& ec) {
     values_.push_string(s);
-    return text_ok(s, ec) && done();
+    return text_ok(s, ec) && done(ec);
   }
 
   bool on_number_part(json::string_view s, json::error_code&) {
     partial_.append(s.data(), s.size());
     return true;
   }
-  bool on_int64(std::int64_t i, json::string_view, json::error_code&) {
+  bool on_int64(std::int64_t i, json::string_view, json::error_code& ec) {
     values_.push_int64(i);
     partial_.clear();
-    return done();
+    return done(ec);
   }
-  bool on_uint64(std::uint64_t u, json::string_view, json::error_code&) {
+  bool on_uint64(std::uint64_t u, json::string_view, json::error_code& ec) {
     values_.push_uint64(u);
     partial_.clear();
-    return done();
+    return done(ec);
   }
   // Boost 1.81 rounds some decimals to a neighbour; from_chars is exact, so what we print reads back as the same bits.
   bool on_double(double approximate, json::string_view s, json::error_code& ec) {
@@ -111,15 +111,15 @@ class Handler {
       return refuse(fmt::format("the number {:.40}, which no double can hold", partial_), ec);
     partial_.clear();
     values_.push_double(value);
-    return done();
+    return done(ec);
   }
-  bool on_bool(bool b, json::error_code&) {
+  bool on_bool(bool b, json::error_code& ec) {
     values_.push_bool(b);
-    return done();
+    return done(ec);
   }
-  bool on_null(json::error_code&) {
+  bool on_null(json::error_code& ec) {
     values_.push_null();
-    return done();
+    return done(ec);
   }
   bool on_comment_part(json::string_view, json::error_code&) { return true; }
   bool on_comment(json::string_view, json::error_code&) { return true; }
@@ -144,11 +144,12 @@ class Handler {
     else
       level.keys.clear();
   }
-  void leave() {
+  bool leave(json::error_code& ec) {
     --depth_;
-    done();
+    return done(ec);
   }
-  bool done() {
+  bool done(json::error_code& ec) {
+    if (left_-- == 0) return refuse("more values than a file of this kind may hold", ec);
     if (depth_ > 0) ++levels_[depth_ - 1].index;
     return true;
   }
@@ -162,6 +163,7 @@ class Handler {
   }
 
   bool unique_;
+  std::size_t left_;  // values that may still come
   json::value_stack values_;
   std::vector<Level> levels_;  // grows to the deepest nesting seen, reused
   std::size_t depth_ = 0;
@@ -291,7 +293,7 @@ json::value parse_json(std::string_view text, std::string_view what, const JsonL
                                     .expected = fmt::format("at most {}", limits.max_bytes)});
   json::parse_options options;
   options.max_depth = limits.max_depth;
-  json::basic_parser<Handler> parser(options, limits.reject_duplicate_keys);
+  json::basic_parser<Handler> parser(options, limits);
   json::error_code ec;
   const std::size_t read = parser.write_some(false, text.data(), text.size(), ec);
   if (!ec && read < text.size()) ec = json::error::extra_data;

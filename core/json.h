@@ -1,4 +1,4 @@
-// Boost.JSON behind our limits: depth ≤ 64, no duplicate keys, numbers finite. Errors name file and place.
+// Boost.JSON behind our limits: depth ≤ 64, no duplicate keys, numbers finite, no NUL. Errors name file and place.
 #pragma once
 #include <boost/json.hpp>
 #include <string>
@@ -11,6 +11,7 @@ namespace json = boost::json;
 struct JsonLimits {
   std::size_t max_bytes = 256u << 20;
   std::size_t max_depth = 64;
+  std::size_t max_values = 16u << 20;  // numbers, texts, lists, … in all: a list of nothing costs 24 bytes a value
   bool reject_duplicate_keys = true;
 };
 

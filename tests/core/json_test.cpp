@@ -91,6 +91,8 @@ TEST(Json, RefusesNulLoneSurrogatesAndBadUtf8) {
 TEST(Json, LimitsBytesAndDepth) {
   EXPECT_TRUE(says(error_of("[1,2,3]", {.max_bytes = 6}), "at most 6"));
   EXPECT_EQ(error_of("[1,2,3]", {.max_bytes = 7}), "accepted");
+  EXPECT_EQ(error_of("[1,2,[]]", {.max_values = 4}), "accepted");
+  EXPECT_TRUE(says(error_of("[1,2,[]]", {.max_values = 3}), "more values"));
   const auto nested = [](int depth) { return std::string(depth, '[') + std::string(depth, ']'); };
   EXPECT_EQ(error_of(nested(64)), "accepted");
   EXPECT_TRUE(says(error_of(nested(65)), "deeper than 64"));
