@@ -126,8 +126,9 @@ inline void attention_one_row(const AttentionBlock& a, std::int64_t row, std::in
     if (a.tile_state[tile] == 0) continue;
     const std::int64_t keys = a.n_k - first < attention_tile ? a.n_k - first : attention_tile;
     score_one_row(q, a.dims, a.k + first * a.k_stride, a.k_stride, keys, a.scale, s);
-    for (std::int64_t j = keys; j < attention_tile; ++j) s[j] = -__builtin_inff();  // weighs 0
+    for (std::int64_t j = keys; j < attention_tile; ++j) s[j] = 0.0f;
     finish_one_row(a, row, first, keys, a.tile_state[tile] == 1, s);
+    for (std::int64_t j = keys; j < attention_tile; ++j) s[j] = -__builtin_inff();  // weighs 0; a cap must not lift it
     auto peaks = L::set(least_logit);
     for (std::int64_t j = 0; j < attention_tile; j += L::width) peaks = L::max(L::load(s + j), peaks);
     float peak_of[L::width];
