@@ -8,10 +8,11 @@ namespace kvgrind::kernels {
 namespace {
 
 [[noreturn]] void refuse(const std::string& on = "a CUDA device") {
-  throw Error(Category::unavailable, {.doing = "choosing a device",
-                                      .on = on,
-                                      .found = "a program built without CUDA",
-                                      .next = "use --device cpu, or build with the CUDA Toolkit (cmake -DKVGRIND_CUDA=ON)"});
+  throw Error(Category::unavailable,
+              {.doing = "choosing a device",
+               .on = on,
+               .found = "a program built without CUDA",
+               .next = "use --device cpu, or build with the CUDA Toolkit (cmake -DKVGRIND_CUDA=ON)"});
 }
 
 }  // namespace
