@@ -62,8 +62,9 @@ void act(const ActContext& context, GroupPlan& plan) {
     begin += count;
     GroupPlan part{.layer = plan.layer, .group = plan.group, .keep = std::vector<std::uint8_t>(n, 0)};
     for (const std::int32_t slot : own.kept) part.keep[static_cast<std::size_t>(slot)] = 1;
-    const ActContext inner{call.params,     context.facts, context.moment, context.signals, context.cache,
-                           context.columns, own,           context.layer,  context.group,   context.layer_state};
+    const ActContext inner{call.params,        context.facts, context.moment, context.signals, context.cache,
+                           context.columns,    own,           context.layer,  context.group,   context.memory,
+                           context.layer_state};
     std::get<const ActRow*>(call.row)->act(inner, part);
     join(own.kept, part, plan);
   }

@@ -46,9 +46,18 @@ CacheState::CacheState(const ModelCard& card, Granularity granularity, std::int6
       page_(page),
       groups_(static_cast<std::size_t>(card.layers * heads())),
       tokens_(static_cast<std::size_t>(card.layers), 0),
-      touched_bytes_(static_cast<std::size_t>(card.layers), -1) {
+      last_read_(static_cast<std::size_t>(card.layers)) {
   assert(page >= 1 && static_cast<std::int64_t>(card.layer.size()) == card.layers);
   for (Group& group : groups_) group.slots.head_dim = card.head_dim;
+}
+
+CacheState::CacheState(const CacheState& other, Granularity granularity) : CacheState(other) {
+  if (granularity == other.granularity_) return;
+  if (granularity == Granularity::kv_head) throw std::logic_error("query heads' slots cannot be joined");
+  granularity_ = granularity;
+  groups_.clear();
+  for (const Group& group : other.groups_)
+    for (std::int64_t copy = 0; copy < card_.group(); ++copy) groups_.push_back(group);
 }
 
 std::int64_t CacheState::heads() const {
@@ -294,8 +303,21 @@ void CacheState::begin_step() {
   for (Group& group : groups_) group.moved_bytes = 0;
 }
 
-void CacheState::note_touched(std::int64_t layer, std::int64_t bytes) {
-  touched_bytes_[static_cast<std::size_t>(layer)] = bytes;
+void CacheState::note_read(std::int64_t layer, std::optional<SlotBytes> bytes) {
+  last_read_[static_cast<std::size_t>(layer)] = bytes;
+}
+
+SlotBytes CacheState::slot_bytes(std::int64_t layer, std::int64_t head, std::span<const std::int32_t> slots) const {
+  SlotBytes out;
+  const GroupSlots& all = group(layer, head);
+  for (const std::int32_t slot : slots)
+    for (const Part part : {Part::key, Part::value}) {
+      const PartState& state = (part == Part::key ? all.k_state : all.v_state)[static_cast<std::size_t>(slot)];
+      const std::int64_t bytes = state_bytes(part, state);
+      out.stored += bytes;
+      if (state.tier != Tier::device) out.elsewhere += bytes;
+    }
+  return out;
 }
 
 std::int64_t CacheState::part_bytes(const GroupSlots& slots, Part part, bool ideal) const {
@@ -362,8 +384,9 @@ Ledger CacheState::ledger() const {
         }
       }
     }
-    const std::int64_t touched = touched_bytes_[static_cast<std::size_t>(layer)];
-    out.touched_bytes += touched < 0 ? layer_bytes : touched;
+    const auto& read = last_read_[static_cast<std::size_t>(layer)];
+    out.touched_bytes += read ? read->stored : layer_bytes;
+    out.moved_bytes += read ? read->elsewhere : 0;
     // A plain cache holds what the layer's window reaches (more only until the next append lets go of it).
     const std::int64_t full = window > 0 ? std::max(std::min(tokens(layer), window), in_slots) : tokens(layer);
     out.full_bytes += full * card_.kv_heads * card_.kv_bytes_per_token_group();

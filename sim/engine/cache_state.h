@@ -5,6 +5,8 @@
 // the next token is appended, and when a policy is about to decide (`expire`).
 #pragma once
 #include <memory>
+#include <optional>
+#include <span>
 #include <vector>
 
 #include "core/model_card.h"
@@ -15,9 +17,18 @@
 
 namespace kvgrind::sim {
 
+// K and V of some slots: stored bytes, and those of them that are not on the device.
+struct SlotBytes {
+  std::int64_t stored = 0, elsewhere = 0;
+};
+
 class CacheState final : public KvCache {
  public:
   explicit CacheState(const ModelCard& card, Granularity granularity = Granularity::kv_head, std::int64_t page = 1);
+
+  // The same tokens in a cache of the wanted granularity: a copy, or a copy for each query head of what its KV head
+  // holds. Not the other way round (std::logic_error).
+  CacheState(const CacheState& other, Granularity granularity);
 
   // KvCache
   std::int64_t heads() const override;
@@ -39,9 +50,11 @@ class CacheState final : public KvCache {
   // Adds log count to the logits of slots that stand for several tokens.
   void set_count_bias(bool on);
 
-  // Bytes of the current step: what was read and moved since begin_step.
+  // Bytes of the current step: moves by plans since begin_step; what the last read of each layer touched and fetched
+  // from other tiers (nothing noted: everything stored, where it is).
   void begin_step();
-  void note_touched(std::int64_t layer, std::int64_t bytes);
+  void note_read(std::int64_t layer, std::optional<SlotBytes> bytes);
+  SlotBytes slot_bytes(std::int64_t layer, std::int64_t head, std::span<const std::int32_t> slots) const;
 
   Ledger ledger() const;
   // State of every token's K (or V) of a group by position, as in plans.h5: content + 16 host, + 32 disk. [T]
@@ -72,9 +85,9 @@ class CacheState final : public KvCache {
   Granularity granularity_;
   std::int64_t page_ = 1;
   bool count_bias_ = false;
-  std::vector<Group> groups_;                // [L · heads]
-  std::vector<std::int64_t> tokens_;         // [L]
-  std::vector<std::int64_t> touched_bytes_;  // [L], −1 = everything stored
+  std::vector<Group> groups_;                        // [L · heads]
+  std::vector<std::int64_t> tokens_;                 // [L]
+  std::vector<std::optional<SlotBytes>> last_read_;  // [L]
   std::vector<std::shared_ptr<const Codec>> codecs_;
 };
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "core/error.h"
 #include "core/hash.h"
 #include "sim/engine/bound_policy.h"
 #include "sim/engine/methods.h"
@@ -74,6 +75,13 @@ std::string_view count_class_name(CountClass count) {
       return "fixed";
   }
   return "unknown";
+}
+
+RepeatProbe SignalSource::repeat_probe(std::int64_t layer, std::int64_t head) const {
+  throw Error(Category::usage, {.doing = "reading signal repeat_probe",
+                                .on = fmt::format("layer {}, query head {}", layer, head),
+                                .found = "no pass that repeats the context",
+                                .expected = "a recording with one"});
 }
 
 PolicyPtr bind_policy(std::string_view text, const std::vector<MethodCard>& own_methods) {

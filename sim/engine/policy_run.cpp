@@ -17,8 +17,9 @@ struct PolicyRun::State {
   const SignalSource& signals;
   CacheState& cache;
   RunFacts facts;
-  std::vector<Memory> score_memory, read_memory;  // [L · heads]
-  std::vector<Columns> columns;                   // [L · heads] of the last scoring
+  std::vector<Memory> score_memory, select_memory, act_memory, read_memory;  // [L · heads]
+  Memory budget_memory;
+  std::vector<Columns> columns;  // [L · heads] of the last scoring
   std::vector<std::int64_t> requested, effective, nan;
   std::vector<std::int64_t> scored_until;  // [L] queries that scores have seen
   std::vector<std::int64_t> fired_at;      // [L] tokens at the last firing, −1 = never
@@ -31,6 +32,8 @@ struct PolicyRun::State {
     facts = {setup.seed, setup.sequence, &cache.card()};
     const auto groups = static_cast<std::size_t>(cache.layers() * cache.heads());
     score_memory.resize(groups);
+    select_memory.resize(groups);
+    act_memory.resize(groups);
     read_memory.resize(groups);
     columns.resize(groups);
     requested.resize(groups);
@@ -120,7 +123,8 @@ struct PolicyRun::State {
       std::int64_t tokens = cache.reach(layer);
       if (only_new(layer)) tokens = std::min(tokens, moment.tokens - fired_at[static_cast<std::size_t>(layer)]);
       const BaseAmount base = base_amount(setup.amount, tokens, cache.card(), cache.heads());
-      groups[w] = {layer, work[w].group, tokens, work[w].slots.size(), base.tokens, base.real, work[w].columns.s, 0};
+      groups[w] = {layer,     work[w].group,     tokens, work[w].slots.size(), base.tokens,
+                   base.real, work[w].columns.s, 0,      &work[w].columns};
     }
     const Scope scope = policy().budget_row().scope;
     std::size_t begin = 0;
@@ -131,7 +135,8 @@ struct PolicyRun::State {
         for (end = begin + 1; end < groups.size() && groups[end].layer == groups[begin].layer;) ++end;
       std::vector<BudgetGroup> part(groups.begin() + static_cast<std::ptrdiff_t>(begin),
                                     groups.begin() + static_cast<std::ptrdiff_t>(end));
-      policy().budget_row().allocate({policy().budget.params, facts, moment, signals, setup.amount, part});
+      policy().budget_row().allocate(
+          {policy().budget.params, facts, moment, signals, setup.amount, part, budget_memory});
       for (std::size_t p = 0; p < part.size(); ++p) {
         const std::int64_t kept = std::clamp<std::int64_t>(part[p].kept, 0, part[p].visible);
         requested[at(part[p].layer, part[p].group)] = kept;
@@ -142,8 +147,9 @@ struct PolicyRun::State {
 
   void select(Work& work, const Moment& moment) {
     const std::size_t i = at(work.layer, work.group);
-    const SelectContext context{policy().select.params, facts, moment, work.slots, work.columns, work.layer, work.group,
-                                requested[i],           nan[i]};
+    const SelectContext context{
+        policy().select.params, facts,  moment,          work.slots, work.columns, work.layer, work.group,
+        requested[i],           nan[i], select_memory[i]};
     Selection selection = policy().select_row().select(context);
     const auto shift = static_cast<std::int32_t>(work.first_slot);
     work.selection = {};
@@ -156,9 +162,10 @@ struct PolicyRun::State {
     effective[i] = static_cast<std::int64_t>(selection.kept.size());
   }
 
-  ActContext act_context(const Work& work, const Moment& moment) const {
-    return {policy().act.params, facts,      moment,    signals, cache, columns[at(work.layer, work.group)],
-            work.selection,      work.layer, work.group};
+  ActContext act_context(const Work& work, const Moment& moment) {
+    const std::size_t i = at(work.layer, work.group);
+    return {policy().act.params, facts,          moment,     signals,    cache,
+            columns[i],          work.selection, work.layer, work.group, act_memory[i]};
   }
 
   void act(std::vector<Work>& work, const Moment& moment) {
@@ -258,13 +265,13 @@ ReadPlan PolicyRun::read(std::int64_t layer, std::int64_t first, View<const floa
   ReadPlan out;
   const std::int64_t heads = cache.heads(), n = q.extent(0);
   if (row.reads_all || s.compressed_at < 0 || n == 0) {
-    cache.note_touched(layer, -1);
+    cache.note_read(layer, std::nullopt);
     return out;
   }
   out.all = false;
   out.slots.resize(static_cast<std::size_t>(heads));
   s.slots_called += heads;
-  std::vector<std::int64_t> touched(static_cast<std::size_t>(heads), 0);
+  std::vector<SlotBytes> read_bytes(static_cast<std::size_t>(heads));
   parallel_for(heads, [&](std::int64_t group) {
     auto& chosen = out.slots[static_cast<std::size_t>(group)];
     chosen.resize(static_cast<std::size_t>(n));
@@ -280,15 +287,17 @@ ReadPlan PolicyRun::read(std::int64_t layer, std::int64_t first, View<const floa
                               q,
                               s.read_memory[s.at(layer, group)]};
     row.read(context, chosen);
-    const std::int64_t size = cache.group(layer, group).size();
-    // The last query is the step: it reads its share of what is stored, and what helped to choose.
-    const auto last = static_cast<std::int64_t>(chosen.back().size());
-    touched[static_cast<std::size_t>(group)] = (size > 0 ? cache.stored_bytes(layer, group) * last / size : 0) +
-                                               (row.metadata_bytes ? row.metadata_bytes(context) : 0);
+    // The last query is the step: it reads its slots and what helped to choose them.
+    SlotBytes& bytes = read_bytes[static_cast<std::size_t>(group)];
+    bytes = cache.slot_bytes(layer, group, chosen.back());
+    if (row.metadata_bytes) bytes.stored += row.metadata_bytes(context);
   });
-  std::int64_t sum = 0;
-  for (const std::int64_t bytes : touched) sum += bytes;
-  cache.note_touched(layer, sum);
+  SlotBytes sum;
+  for (const SlotBytes& bytes : read_bytes) {
+    sum.stored += bytes.stored;
+    sum.elsewhere += bytes.elsewhere;
+  }
+  cache.note_read(layer, sum);
   return out;
 }
 
@@ -311,8 +320,15 @@ void PolicyRun::step_done(std::int64_t position) {
 }
 
 void PolicyRun::segment_end(Role role, std::int64_t end, bool compress) {
-  if (compress) state_->compressed_at = end;
-  state_->all_layers({.kind = Moment::Kind::segment, .tokens = end, .compress = compress, .role = role});
+  State& s = *state_;
+  if (compress) {
+    s.compressed_at = end;
+    // What a policy that never decides keeps: everything.
+    for (std::int64_t layer = 0; layer < s.cache.layers(); ++layer)
+      for (std::int64_t group = 0; group < s.cache.heads(); ++group)
+        s.requested[s.at(layer, group)] = s.effective[s.at(layer, group)] = s.cache.group(layer, group).size();
+  }
+  s.all_layers({.kind = Moment::Kind::segment, .tokens = end, .compress = compress, .role = role});
 }
 
 std::int64_t PolicyRun::slots_called() const { return state_->slots_called; }

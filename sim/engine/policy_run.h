@@ -40,8 +40,9 @@ class PolicyRun {
   // A segment ended at `end`; compress = the protocol's compression moment.
   void segment_end(Role role, std::int64_t end, bool compress);
 
-  std::int64_t slots_called() const;  // how often score/select, or a read that chooses, ran: proves that the normal path ran
-  std::int64_t nan_scores() const;    // NaN scores met (sorted last)
+  std::int64_t slots_called()
+      const;  // how often score/select, or a read that chooses, ran: proves that the normal path ran
+  std::int64_t nan_scores() const;  // NaN scores met (sorted last)
   // Requested and effective count of the last firing, per (layer, group): [L · heads]
   const std::vector<std::int64_t>& requested() const;
   const std::vector<std::int64_t>& effective() const;

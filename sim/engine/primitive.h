@@ -115,7 +115,8 @@ struct BudgetGroup {
   std::int64_t base = 0;     // what the amount alone gives this group
   double base_real = 0;      // the same before rounding
   std::span<const float> scores;
-  std::int64_t kept = 0;  // out
+  std::int64_t kept = 0;             // out
+  const Columns* columns = nullptr;  // scores and their extra columns
 };
 struct BudgetContext {
   const Params& params;
@@ -124,6 +125,7 @@ struct BudgetContext {
   const SignalSource& signals;
   const Amount& amount;
   std::vector<BudgetGroup>& groups;  // all groups of the scope
+  Memory& memory;                    // of the run
 };
 struct BudgetRow {
   const char* name;
@@ -146,6 +148,7 @@ struct SelectContext {
   std::int64_t layer = 0, group = 0;
   std::int64_t budget = 0;
   std::int64_t& nan_scores;
+  Memory& memory;
 };
 struct Selection {
   std::vector<std::int32_t> kept;   // slot indices, ascending
@@ -171,6 +174,7 @@ struct ActContext {
   const Columns& columns;
   const Selection& selection;
   std::int64_t layer = 0, group = 0;
+  Memory& memory;
   std::shared_ptr<const void> layer_state = nullptr;  // what `prepare` returned for the layer
   const GroupSlots& slots() const { return cache.group(layer, group); }
 };

@@ -33,6 +33,12 @@ struct QueryStatistics {            // of one query head, pre-RoPE
   std::vector<float> mean_modulus;  // [D/2] per complex pair
 };
 
+// One query head's pass that repeats the context behind it (KVzip): its queries, and the keys of its own tokens.
+struct RepeatProbe {
+  std::vector<std::int64_t> position;  // [n]
+  Array<float, 2> q, k;                // [n, D] post-RoPE
+};
+
 class SignalSource {
  public:
   virtual ~SignalSource() = default;
@@ -55,6 +61,8 @@ class SignalSource {
     (void)layer, (void)head, (void)first, (void)n;
     return {};
   }
+  // Error(usage) when no such pass was recorded.
+  virtual RepeatProbe repeat_probe(std::int64_t layer, std::int64_t head) const;
   virtual std::span<const float> hidden_norm(std::int64_t layer) const = 0;           // [T]
   virtual std::span<const float> attention_input_norm(std::int64_t layer) const = 0;  // [T]
   virtual const Array<float, 2>& output_projection(std::int64_t layer) const = 0;     // [hidden, Hq·D]

@@ -171,6 +171,9 @@ TEST(Bind, OwnMethodsStandBesideTheBuiltIn) {
 }
 
 TEST(Bind, CardsSayWhereTheyComeFrom) {
+  const std::vector<std::string> names = preset_names();
+  ASSERT_EQ(names.size(), method_cards().size());
+  for (std::size_t i = 0; i < names.size(); ++i) EXPECT_EQ(names[i], method_cards()[i].name);
   for (const MethodCard& card : method_cards()) {
     const auto& source = card.data.at("source").as_object();
     for (const char* key : {"title", "arxiv", "bibtex", "repository", "file"})

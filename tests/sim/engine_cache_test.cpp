@@ -208,6 +208,14 @@ TEST(CacheState, KeysAndValuesHaveStatesOfTheirOwn) {
     EXPECT_EQ(c.cache.token_states(0, 0, Part::key)[0], 3);
     c.cache.begin_step();
     EXPECT_EQ(c.cache.ledger().moved_bytes, 0);
+    // A read of two slots touches their keys here and fetches their values from the host.
+    const std::vector<std::int32_t> slots{2, 5};
+    const sim::SlotBytes bytes = c.cache.slot_bytes(0, 1, slots);
+    EXPECT_EQ(bytes.stored, 2 * (3 + 16));
+    EXPECT_EQ(bytes.elsewhere, 2 * 16);
+    c.cache.note_read(0, bytes);
+    EXPECT_EQ(c.cache.ledger().moved_bytes, 2 * 16);
+    EXPECT_EQ(c.cache.ledger().touched_bytes, 2 * (3 + 16) + 20 * (3 + 16));
   }
 }
 
@@ -244,6 +252,23 @@ TEST(CacheState, QueryHeadsStoreCopies) {
     EXPECT_EQ(c.cache.group(0, 1).keys()(2, d), c.source.data().k[0](2, d));
     EXPECT_EQ(c.cache.group(0, 2).keys()(2, d), c.source.data().k[1](2, d));
   }
+}
+
+TEST(CacheState, ASharedCacheSplitsIntoQueryHeads) {
+  Cached shared({.tokens = 8}), split({.tokens = 8}, sim::Granularity::query_head);
+  shared.source.feed(shared.cache, 0, 6);
+  split.source.feed(split.cache, 0, 6);
+  CacheState copy(shared.cache, sim::Granularity::query_head);
+  shared.source.feed(copy, 6, 2);
+  split.source.feed(split.cache, 6, 2);
+  ASSERT_EQ(copy.heads(), 4);
+  for (std::int64_t layer = 0; layer < 2; ++layer)
+    for (std::int64_t head = 0; head < 4; ++head) {
+      EXPECT_EQ(copy.group(layer, head).k, split.cache.group(layer, head).k);
+      EXPECT_EQ(copy.group(layer, head).v, split.cache.group(layer, head).v);
+    }
+  EXPECT_EQ(CacheState(shared.cache, sim::Granularity::kv_head).heads(), 2);
+  EXPECT_THROW((void)CacheState(copy, sim::Granularity::kv_head), std::logic_error);
 }
 
 TEST(CacheState, TokensOutsideTheWindowExpire) {

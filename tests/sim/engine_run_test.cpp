@@ -394,6 +394,36 @@ TEST(Run, CodedStaysCodedOverSteps) {
   EXPECT_EQ(run.cache.ledger().k.tokens[3][0], 4 * 50);
 }
 
+// An act that looks at a layer as a whole first, as a codec fitted over heads does.
+void act_with_layer(const sim::ActContext& context, sim::GroupPlan& plan) {
+  // Keeps as many slots as its layer has groups, so that what `prepare` saw shows.
+  const auto groups = static_cast<std::size_t>(*static_cast<const int*>(context.layer_state.get()));
+  std::fill(plan.keep.begin() + static_cast<std::ptrdiff_t>(groups), plan.keep.end(), std::uint8_t{0});
+}
+std::shared_ptr<const void> count_groups(std::span<const sim::ActContext> contexts) {
+  for (const auto& context : contexts) EXPECT_EQ(context.layer, contexts[0].layer);
+  return std::make_shared<const int>(static_cast<int>(contexts.size()));
+}
+
+TEST(Run, AnActMaySeeTheWholeLayerFirst) {
+  const SyntheticSource source = make_source(24, {.query_heads = 6, .kv_heads = 3, .tokens = 30});
+  const sim::ActRow row{.name = "layerwise",
+                        .source = "",
+                        .help = "",
+                        .params = {},
+                        .needs = {},
+                        .act = act_with_layer,
+                        .prepare = count_groups};
+  sim::BoundPolicy policy = sim::bind_line("score=position select=all");
+  policy.act = {.row = &row, .params = {}};
+  sim::CacheState cache(source.card());
+  sim::PolicyRun run({.policy = std::make_shared<const sim::BoundPolicy>(policy), .amount = fraction(0.5)}, source,
+                     cache);
+  source.feed(cache, 0, 30);
+  run.segment_end(Role::context, 30, true);
+  for (std::int64_t group = 0; group < 3; ++group) EXPECT_EQ(cache.group(1, group).size(), 3);
+}
+
 TEST(Run, RandomCompositionsRun) {
   int ran = 0;
   for_all(23, 150, [&](std::mt19937_64& rng) {

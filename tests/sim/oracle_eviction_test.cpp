@@ -319,7 +319,8 @@ TEST(PyramidKv, PublishedArithmetic) {
       groups.push_back({layer, 0, tokens, tokens, base, real, {}, 0});
     const sim::RunFacts facts{.card = &card};
     const SyntheticSource& source = attention();
-    std::get<const sim::BudgetRow*>(bound.row)->allocate({bound.params, facts, {}, source, amount, groups});
+    sim::Memory memory;
+    std::get<const sim::BudgetRow*>(bound.row)->allocate({bound.params, facts, {}, source, amount, groups, memory});
     std::vector<std::int64_t> out;
     for (const auto& group : groups) out.push_back(group.kept);
     return out;
