@@ -70,9 +70,18 @@ inline std::string token_text(std::int32_t id) {
   return std::string(static_cast<std::size_t>(id % 4), 'a') + static_cast<char>('A' + id % 26);
 }
 
+// One number fed wrong on purpose.
+struct Injection {
+  std::string what;
+  std::int64_t sequence = 0, position = 0, layer = 0, i = 0;
+  float value = 0.0f;
+};
+
 class Driver {
  public:
   Driver(Shape shape, std::vector<TokenSequence> sequences) : shape_(shape), sequences_(std::move(sequences)) {}
+
+  std::vector<Injection> injections;
 
   traces::Recorder::Plan plan() const {
     traces::Recorder::Plan plan;
@@ -170,6 +179,10 @@ class Driver {
     for (std::int64_t i = 0; i < n; ++i)
       for (std::int64_t j = 0; j < heads * width; ++j)
         out.data()[i * heads * width + j] = fed(what, sequence, first + i, layer, j);
+    for (const Injection& wrong : injections)
+      if (wrong.what == what && wrong.sequence == sequence && wrong.layer == layer && wrong.position >= first &&
+          wrong.position < first + n)
+        out.data()[(wrong.position - first) * heads * width + wrong.i] = wrong.value;
     return out;
   }
 
@@ -220,11 +233,12 @@ inline float stored(DType dtype, float x) {
 
 class TemporaryFolder {
  public:
-  TemporaryFolder() {
-    std::string name = (std::filesystem::temp_directory_path() /
-                        "kvt-test-XXX"
-                        "XXX")
-                           .string();
+  // in_memory: where there is such a place, for tests that write thousands of files.
+  explicit TemporaryFolder(bool in_memory = false) {
+    std::error_code ignored;
+    const bool memory = in_memory && std::filesystem::is_directory("/dev/shm", ignored);
+    const std::filesystem::path root = memory ? "/dev/shm" : std::filesystem::temp_directory_path();
+    std::string name = (root / ("kvt-test-" + std::string(6, 'X'))).string();
     path_ = ::mkdtemp(name.data());
   }
   ~TemporaryFolder() {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cassert>
 #include <limits>
 #include <new>
@@ -402,17 +403,23 @@ void flush_dataset(const Dataset& dataset) {
   if (H5Dflush(dataset.id.get()) < 0) throw write_fault(dataset.on, last_error());
 }
 
-void walk_chunk_index(const Dataset& dataset) {
+void walk_chunk_index(const Dataset& dataset, std::int64_t file_bytes) {
   const Lock lock;
   const PropertyId plist(H5Dget_create_plist(dataset.id.get()));
   if (!plist || H5Pget_layout(plist.get()) != H5D_CHUNKED) return;
   hsize_t chunk[H5S_MAX_RANK + 1] = {};
   const std::size_t rank = dataset.extents.size();
   if (H5Pget_chunk(plist.get(), H5S_MAX_RANK, chunk) != static_cast<int>(rank)) return;
+  std::int64_t bytes_of_chunk = element_bytes(dataset.element);
+  for (std::size_t i = 0; i < rank; ++i) bytes_of_chunk *= static_cast<std::int64_t>(chunk[i]);
+  // No more chunks can be there than the file has room for; deflate shrinks at most a thousandfold.
+  const bool filtered = H5Pget_nfilters(plist.get()) > 0;
+  const std::int64_t most =
+      file_bytes / std::max<std::int64_t>(filtered ? bytes_of_chunk / 1000 : bytes_of_chunk, 1) + 1024;
   std::vector<hsize_t> at(rank, 0);
   for (const std::int64_t extent : dataset.extents)
     if (extent == 0) return;
-  for (std::int64_t looked_up = 0; looked_up < (std::int64_t{1} << 22); ++looked_up) {
+  for (std::int64_t looked_up = 0; looked_up < most; ++looked_up) {
     hsize_t bytes = 0;
     if (H5Dget_chunk_storage_size(dataset.id.get(), at.data(), &bytes) < 0) last_error();
     std::size_t axis = rank;

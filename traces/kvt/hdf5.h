@@ -108,8 +108,8 @@ void read_rows(const Dataset& dataset, std::int64_t first, std::int64_t n, void*
 // One whole chunk as it lies on disk; `at` is the chunk's first element.
 void write_chunk(const Dataset& dataset, std::span<const std::int64_t> at, const void* data, std::int64_t bytes);
 void flush_dataset(const Dataset& dataset);
-// Looks up every chunk's place without reading its data: touches the whole index.
-void walk_chunk_index(const Dataset& dataset);
+// Looks up every chunk's place without reading its data: touches the whole index of a file of this size.
+void walk_chunk_index(const Dataset& dataset, std::int64_t file_bytes);
 
 void write_text_attribute(const File& file, const std::string& name, const std::string& text);
 std::string read_text_attribute(const File& file, const std::string& name);

@@ -21,6 +21,7 @@ namespace kvgrind::traces {
 namespace {
 
 constexpr int seconds_allowed = 10;
+constexpr rlim_t processor_seconds_allowed = 5;
 constexpr rlim_t extra_memory = rlim_t{4} << 30;
 
 rlim_t address_space_now() {
@@ -59,6 +60,8 @@ Error unpacked(const std::string& text) {
   hdf5::after_fork();
   rlimit limit{memory, memory};
   setrlimit(RLIMIT_AS, &limit);
+  limit = {processor_seconds_allowed, processor_seconds_allowed};  // an endless loop ends sooner than the clock
+  setrlimit(RLIMIT_CPU, &limit);
   limit = {0, 0};
   setrlimit(RLIMIT_CORE, &limit);
   for (const int number : {SIGSEGV, SIGBUS, SIGABRT, SIGFPE, SIGILL}) signal(number, SIG_DFL);
@@ -128,6 +131,9 @@ void probe_in_child(const std::string& on, const std::function<void()>& look) {
   }
   if (!in_time)
     throw hdf5::read_fault(on, fmt::format("a file that takes more than {} s to look at", seconds_allowed),
+                           "a sound trace");
+  if (WIFSIGNALED(status) && (WTERMSIG(status) == SIGXCPU || WTERMSIG(status) == SIGKILL))
+    throw hdf5::read_fault(on, fmt::format("a file that takes more than {} s to look at", processor_seconds_allowed),
                            "a sound trace");
   if (WIFSIGNALED(status))
     throw hdf5::read_fault(on, fmt::format("a file that crashes the HDF5 library (signal {})", WTERMSIG(status)),

@@ -201,6 +201,10 @@ void Trace::State::open_datasets() {
     mass_error = state == TraceState::unfinished ? std::numeric_limits<double>::quiet_NaN()
                                                  : std::bit_cast<double>(status[status_column::mass_error]);
     const std::int64_t said = static_cast<std::int64_t>(status[status_column::rows]);
+    const std::int64_t rows_said = static_cast<std::int64_t>(status[status_column::commits]);
+    if (state != TraceState::unfinished && rows_said > commits.total)
+      not_recorded.push_back(
+          fmt::format("{}: damaged, {} of {} rows are there", at("commit").on, commits.total, rows_said));
     if (state != TraceState::unfinished && said > commits.rows)
       not_recorded.push_back(
           fmt::format("tokens of rows {} to {}: their commit rows are damaged", commits.rows, said - 1));
@@ -416,7 +420,8 @@ void Trace::State::load(bool walk) {
   open_header();
   open_datasets();
   if (walk)
-    for (const auto& [dataset_name, dataset] : datasets) hdf5::walk_chunk_index(dataset);
+    for (const auto& [dataset_name, dataset] : datasets)
+      hdf5::walk_chunk_index(dataset, static_cast<std::int64_t>(std::filesystem::file_size(path)));
   read_commits();
   read_sequences();
 }
