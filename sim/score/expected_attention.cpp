@@ -12,30 +12,13 @@
 #include <limits>
 
 #include "core/error.h"
+#include "sim/engine/mean_rotation.h"
 #include "sim/engine/primitive.h"
 
 namespace kvgrind::sim::scores {
 namespace {
 
 using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-
-Matrix mean_rotation(const RopeSet& set, std::int64_t dim, std::int64_t first, std::int64_t n) {
-  Matrix r = Matrix::Identity(dim, dim);
-  const std::int64_t half = set.rotary_dim() / 2;
-  for (std::int64_t m = 0; m < half; ++m) {
-    double cosine = 0, sine = 0;
-    for (std::int64_t t = first; t < first + n; ++t) {
-      const float angle = static_cast<float>(t) * set.inv_freq[static_cast<std::size_t>(m)];
-      cosine += std::cos(static_cast<double>(angle));
-      sine += std::sin(static_cast<double>(angle));
-    }
-    const double factor = static_cast<double>(set.attention_factor) / static_cast<double>(n);
-    r(m, m) = r(m + half, m + half) = cosine * factor;
-    r(m, m + half) = -sine * factor;
-    r(m + half, m) = sine * factor;
-  }
-  return r;
-}
 
 // softmax(z) over the slots from `begin` on, added to `sum`.
 void add_softmax(const Eigen::VectorXd& z, Eigen::VectorXd& sum) {
@@ -55,7 +38,8 @@ void score(const ScoreContext& context, Columns& out) {
 
   const RopeSet& set =
       card.rope[static_cast<std::size_t>(card.layer[static_cast<std::size_t>(context.layer)].rope_set)];
-  const Matrix r = mean_rotation(set, dim, tokens, context.params.integer("future"));
+  const Array<double, 2> rotation = mean_rotation(set, dim, tokens, context.params.integer("future"));
+  const Matrix r = Eigen::Map<const Matrix>(rotation.data(), dim, dim);
   const Matrix k = Eigen::Map<const Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>>(
                        slots.k.data() + begin * dim, n, dim)
                        .cast<double>();

@@ -11,7 +11,13 @@
 namespace kvgrind::tests {
 
 SyntheticSource::SyntheticSource(SyntheticData data)
-    : data_(std::move(data)), heads_(static_cast<std::size_t>(data_.card.layers * data_.card.query_heads)) {}
+    : data_(std::move(data)), heads_(static_cast<std::size_t>(data_.card.layers * data_.card.query_heads)) {
+  const std::int64_t width = data_.card.query_heads * data_.card.head_dim;
+  for (std::int64_t l = static_cast<std::int64_t>(data_.projection.size()); l < data_.card.layers; ++l) {
+    Array<float, 2>& identity = data_.projection.emplace_back(Array<float, 2>::Extents{width, width});
+    for (std::int64_t i = 0; i < width; ++i) identity(i, i) = 1.0f;
+  }
+}
 
 const SyntheticSource::Head& SyntheticSource::head(std::int64_t layer, std::int64_t head) const {
   Head& out = heads_[at(layer, head)];

@@ -23,6 +23,7 @@ struct SyntheticData {
   std::vector<Array<float, 2>> k, v;  // [L · Hk][T, D]
   std::vector<Segment> segments;
   std::vector<Span> spans;
+  std::vector<Array<float, 2>> projection = {};  // W_O [L][hidden, Hq·D]; empty = the identity in every layer
 };
 
 class SyntheticSource final : public sim::SignalSource {
@@ -40,7 +41,9 @@ class SyntheticSource final : public sim::SignalSource {
                                  std::int64_t n) const override;
   std::span<const float> hidden_norm(std::int64_t) const override { return {}; }
   std::span<const float> attention_input_norm(std::int64_t) const override { return {}; }
-  const Array<float, 2>& output_projection(std::int64_t) const override { return projection_; }
+  const Array<float, 2>& output_projection(std::int64_t layer) const override {
+    return data_.projection[static_cast<std::size_t>(layer)];
+  }
   std::span<const Segment> segments() const override { return data_.segments; }
   std::span<const Span> spans() const override { return data_.spans; }
 
@@ -67,7 +70,6 @@ class SyntheticSource final : public sim::SignalSource {
   };
   const Head& head(std::int64_t layer, std::int64_t head) const;
   mutable std::vector<Head> heads_;  // [L · Hq]
-  Array<float, 2> projection_;
 };
 
 struct SyntheticShape {
