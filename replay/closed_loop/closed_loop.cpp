@@ -303,12 +303,13 @@ struct ClosedPrompt::State {
     std::vector<sim::KvCache*> pointers;
     std::vector<Tap*> taps;
     std::vector<PolicyCache*> of_prefix(prefixes.size(), nullptr);
+    const sim::Granularity heads = sim::cache_granularity(*job.policy);
     const auto compress = [&](const Prefix& prefix) -> PolicyCache& {
       const auto base = options.compressed_prefill ? nullptr : prefix.signals;
       auto segments = std::vector<Segment>(prefix.signals->segments().begin(), prefix.signals->segments().end());
       signals.push_back(std::make_unique<LiveSignals>(model, std::move(segments), prompt.spans, base));
       caches.push_back(std::make_unique<PolicyCache>(
-          options.compressed_prefill ? sim::CacheState(card()) : sim::CacheState(*prefix.cache), setup,
+          options.compressed_prefill ? sim::CacheState(card(), heads) : sim::CacheState(*prefix.cache, heads), setup,
           *signals.back()));
       PolicyCache& cache = *caches.back();
       if (observer) cache.run().on_plan(observer);
