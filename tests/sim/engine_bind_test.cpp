@@ -177,7 +177,7 @@ TEST(Bind, CardsSayWhereTheyComeFrom) {
   for (const MethodCard& card : method_cards()) {
     const auto& source = card.data.at("source").as_object();
     for (const char* key : {"title", "arxiv", "bibtex", "repository", "file"})
-      EXPECT_TRUE(source.contains(key)) << card.name << ": " << key;
+      ASSERT_TRUE(source.contains(key)) << card.name << ": " << key;
     if (!source.at("arxiv").as_string().empty()) {
       EXPECT_THAT(std::string(source.at("bibtex").as_string()), HasSubstr(std::string(source.at("arxiv").as_string())));
     }
