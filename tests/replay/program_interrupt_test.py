@@ -41,7 +41,8 @@ class Interrupted(ProgramTest):
             self.assertGreater(info["rows"], 0)
             self.assertNotEqual(info["state"], "complete")
             self.run_line("kvgrind repair stopped.kvt.part -o repaired.kvt --force")
-            self.run_line("kvgrind check repaired.kvt")
+            self.assertEqual(json.loads(self.run_line("kvgrind info --json repaired.kvt").stdout)["rows"], info["rows"])
+            self.assertIn("interrupted", self.run_line("kvgrind check repaired.kvt", expect=6).stdout)
             part.unlink()
 
     def test_two_writers(self):

@@ -68,8 +68,10 @@ std::size_t record_examples(const std::filesystem::path& examples, const std::fi
   std::vector<replay::TextPrompt> prompts;
   for (const char* name : {"needle.json", "prose.json"}) {
     const std::filesystem::path file = examples / "prompts" / name;
-    for (replay::TextPrompt& prompt : replay::parse_text_prompts(replay::read_text_file(file), file.string()))
+    for (replay::TextPrompt& prompt : replay::parse_text_prompts(replay::read_text_file(file), file.string())) {
+      prompt.questions.resize(1);  // intervals are over contexts: more of those tell more than more questions
       prompts.push_back(std::move(prompt));
+    }
   }
   replay::RecordJob job;
   job.model = &model;

@@ -110,9 +110,11 @@ const Command eval{
         "Suites: needle, multi_needle, records, chains, copy, prose (built in, by seed), or a JSON file.\n"
         "Protocols: blind compresses after the context, aware after the question, repeat asks once more\n"
         "after compressing, multi asks all questions in one cache.",
-    .examples = {"kvgrind eval --model tiny-3m --suite needle --prompts 2 --length 512 --policy snapkv --policy random "
+    .examples = {"kvgrind eval --model traces/examples/tiny-3m --suite needle --prompts 2 --length 512 --policy snapkv "
+                 "--policy random "
                  "--budget 0.5,0.2 -o eval.jsonl",
-                 "kvgrind eval --model tiny-3m --suite records --prompts 1 --length 512 --policy 'h2o(variant=online)' "
+                 "kvgrind eval --model traces/examples/tiny-3m --suite records --prompts 1 --length 512 --policy "
+                 "'h2o(variant=online)' "
                  "--budget 0.2 --protocol multi --json"},
     .declare = declare};
 }  // namespace rows

@@ -16,9 +16,10 @@ namespace {
 struct Asked {
   std::string model, out, prompt, context, tokens, texts, device = "auto", queries = "all", fsync = "end";
   std::vector<std::string> questions, answers;
-  std::int64_t decode = 0, top_k = 0, seed = 0, chunk = 512, window = 64;
+  std::string arithmetic = "f32";
+  std::int64_t decode = 0, top_k = 0, seed = 0, chunk = 512, window = 64, spool_mib = 4096;
   double temperature = 0, top_p = 1, sample_share = 0.1;
-  bool force = false, anonymous = false;
+  bool force = false, anonymous = false, streaming = false;
 };
 
 Error usage(std::string found, std::string expected) {
@@ -107,6 +108,9 @@ int run(const Asked& asked, Console& console) {
                   .seed = static_cast<std::uint64_t>(asked.seed)};
   job.chunk = asked.chunk;
   job.device = asked.device;
+  job.arithmetic = asked.arithmetic == "bf16" ? DType::bf16 : DType::f32;
+  job.streaming = asked.streaming;
+  job.spool_bytes = asked.spool_mib << 20;
   job.provenance = command_provenance(asked.anonymous);
   const auto began = std::chrono::steady_clock::now();
   const replay::RecordOutcome outcome = replay::record(job, console.progress(), console.cancel());
@@ -153,6 +157,10 @@ Action declare(Options& options) {
   options.integer("--window", asked->window, "with window and sample: last queries of each segment", 1);
   options.number("--sample-share", asked->sample_share, "with sample: share of the other queries");
   options.text("--device", asked->device, "auto, cpu or cuda:N");
+  options.choice("--arithmetic", asked->arithmetic, {"f32", "bf16"}, "on a CUDA device; the CPU computes in f32");
+  options.flag("--streaming", asked->streaming,
+               "on a CUDA device: never stop the run for the file; leaves out maps, query statistics and top-64");
+  options.integer("--spool", asked->spool_mib, "with --streaming: MiB of host memory between run and file", 1);
   options.integer("--chunk", asked->chunk, "tokens fed at once in prefill", 1);
   options.choice("--fsync", asked->fsync, {"never", "chunk", "end"}, "when the disk is told to keep it");
   options.flag("--force", asked->force, "replace an existing trace");

@@ -87,9 +87,9 @@ const Command validate{
     .text =
         "Runs both loops over one grid of policies, budgets and prompts and correlates every open-loop figure with\n"
         "the loss of probability on the right token, with intervals, the null and the ceiling.",
-    .examples =
-        {"kvgrind validate --model tiny-3m --suite needle --prompts 3 --length 256 --policy snapkv --policy knorm "
-         "--policy random --policy window --budget 0.5,0.2 --resamples 50 -o trust"},
+    .examples = {"kvgrind validate --model traces/examples/tiny-3m --suite needle --prompts 3 --length 256 --policy "
+                 "snapkv --policy knorm "
+                 "--policy random --policy window --budget 0.5,0.2 --resamples 50 -o trust"},
     .declare = declare};
 }  // namespace rows
 
