@@ -117,7 +117,8 @@ void add_agreements(std::vector<Agreement>& out, const std::vector<const Cell*>&
     row.spearman_informative = interval(spearman(informative.x, informative.y), rho_informative);
     row.ceiling = ceiling;
   });
-  out.insert(out.end(), rows.begin(), rows.end());
+  for (const Agreement& row : rows)  // a figure that is the same everywhere tells nothing
+    if (!std::isnan(row.spearman.value) || !amount.empty()) out.push_back(row);
 }
 
 std::vector<const Cell*> with_amount(const std::vector<Cell>& cells, const std::string& amount) {

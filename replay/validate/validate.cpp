@@ -98,7 +98,10 @@ class Task {
       options.out = rows_path;
       traces::OpenOptions open;
       open.probe = false;  // our own file, written a moment ago
-      (void)run_sweep(recorded_run(traces::Trace::open(trace_path, open)), grid, options, progress_, cancel_);
+      const auto recorded = recorded_run(traces::Trace::open(trace_path, open));
+      // A small file does not store W_O; the model is here.
+      const auto projection = [this](std::int64_t layer) { return sim::output_projection(*request_.runtime, layer); };
+      (void)run_sweep(with_output_projection(recorded, projection), grid, options, progress_, cancel_);
       std::filesystem::remove(trace_path);
       there = traces::read_results(rows_path);
     }
@@ -152,8 +155,7 @@ class Task {
   }
 
   static bool higher_is_better(const std::string& metric) {
-    return metric.starts_with("recall") || metric.starts_with("overlap") || metric.starts_with("topk") ||
-           metric.starts_with("span");
+    return metric.starts_with("recall") || metric.starts_with("span") || metric.find("overlap") != std::string::npos;
   }
 
   TaskValidation cells(std::vector<std::string>& left_out) {
@@ -173,7 +175,8 @@ class Task {
         if (open_rows == open_prompts.end() || closed_rows == closed_prompts.end())
           problem = fmt::format("no rows for prompt {}", p);
         if (!problem.empty()) break;
-        for (const std::vector<traces::ResultRow>* rows : {&std::as_const(open_rows->second), &std::as_const(closed_rows->second)})
+        for (const std::vector<traces::ResultRow>* rows :
+             {&std::as_const(open_rows->second), &std::as_const(closed_rows->second)})
           for (const traces::ResultRow& row : *rows)
             if (row.status != "ok") problem = row.message;
         if (!problem.empty()) break;
