@@ -1,8 +1,12 @@
 #include "kernels/capture/spool.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cassert>
 #include <chrono>
+
+#include "core/error.h"
 
 namespace kvgrind::kernels {
 
@@ -43,7 +47,13 @@ bool CaptureSpool::fits(std::int64_t size_bytes, std::int64_t& at) const {
 
 std::byte* CaptureSpool::reserve(std::int64_t size_bytes) {
   size_bytes = std::max<std::int64_t>(1, (size_bytes + 255) / 256) * 256;
-  assert(size_bytes <= memory_.size_bytes());
+  if (size_bytes > memory_.size_bytes())
+    throw Error(Category::usage, {.doing = "recording through the spool",
+                                  .on = "one block",
+                                  .found = fmt::format("{:.1f} MiB", static_cast<double>(size_bytes) / (1 << 20)),
+                                  .expected = fmt::format("at most the spool's {:.1f} MiB",
+                                                          static_cast<double>(memory_.size_bytes()) / (1 << 20)),
+                                  .next = "give a larger --spool or a smaller --chunk"});
   std::unique_lock lock(mutex_);
   assert(blocks_.empty() || blocks_.back().submitted);
   std::int64_t at = 0;

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "core/error.h"
+#include "kernels/linear/one_row.h"
 
 namespace kvgrind::kernels {
 namespace {
@@ -21,7 +22,8 @@ cudaDataType_t data_type(DType dtype) { return dtype == DType::bf16 ? CUDA_R_16B
 
 int close_products(void* handle) noexcept { return cublasDestroy(static_cast<cublasHandle_t>(handle)); }
 
-DenseProducts::DenseProducts(DeviceStream stream) : workspace_(32ll << 20, "workspace of dense products") {
+DenseProducts::DenseProducts(DeviceStream stream)
+    : stream_(stream), workspace_(32ll << 20, "workspace of dense products") {
   cublasHandle_t handle = nullptr;
   check_products(cublasCreate(&handle), "starting cuBLAS");
   handle_.reset(handle);
@@ -34,6 +36,8 @@ DenseProducts::DenseProducts(DeviceStream stream) : workspace_(32ll << 20, "work
 void DenseProducts::multiply(DType dtype, const void* x, const void* w, std::int64_t m, std::int64_t n, std::int64_t k,
                              DType out, void* y, bool accumulate) const {
   if (m == 0 || n == 0) return;
+  if (m == 1 && dtype == DType::bf16 && one_row_fits(k))
+    return multiply_one_row(x, w, n, k, out, y, accumulate, stream_);
   const float one = 1.0f, beta = accumulate ? 1.0f : 0.0f;
   // Row-major y = x · Wᵀ is column-major yᵀ [n, m] = W [n, k] · xᵀ.
   check_products(cublasGemmEx(static_cast<cublasHandle_t>(handle_.get()), CUBLAS_OP_T, CUBLAS_OP_N, static_cast<int>(n),

@@ -1,4 +1,5 @@
-// y = x · Wᵀ on the device, through cuBLAS. fp32 in fp32 (no TF32); bf16 operands with fp32 sums.
+// y = x · Wᵀ on the device, through cuBLAS; a single bf16 row by a kernel of our own. fp32 in fp32 (no TF32); bf16
+// operands with fp32 sums.
 //   x [M, K], W [N, K] of `dtype` (f32 or bf16); y [M, N] of `out` (f32, or bf16 for bf16 operands)
 // accumulate adds to y instead. Unlike the CPU product, a row's bits may depend on M: cuBLAS picks its kernel by shape.
 // Roofline: 2·M·N·K flops at the tensor cores' rate, or N·K·size bytes of weights for small M.
@@ -20,6 +21,7 @@ class DenseProducts {
                 void* y, bool accumulate = false) const;
 
  private:
+  DeviceStream stream_;
   Handle<void*, close_products, nullptr> handle_;
   DeviceBuffer workspace_;
 };

@@ -23,7 +23,8 @@ __global__ void __launch_bounds__(threads) norm_kernel(const RmsNorm a) {
   for (std::int64_t i = threadIdx.x; i < a.width; i += threads) {
     const float y = x[i] * factor * a.w[i];
     out[i] = from_float<T>(y);
-    out_squares = fmaf(y, y, out_squares);
+    const float written = to_float(out[i]);
+    out_squares = fmaf(written, written, out_squares);
   }
   if (a.out_norm) {
     out_squares = block_sum(out_squares, shared);

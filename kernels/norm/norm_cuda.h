@@ -1,6 +1,6 @@
 // RMS norm on the device, with the L2 norms a recorder wants on the way.
 //   in   x [n, H] f32, w [H] f32        out  out [n, H] f32 or bf16 (fp32 inside, rounded once)
-//   x_norm [n] = ‖x‖₂, out_norm [n] = ‖out‖₂ before rounding; each may be null
+//   x_norm [n] = ‖x‖₂, out_norm [n] = ‖out‖₂ as written; each may be null
 // Roofline: x read and out written once: memory bandwidth.
 #pragma once
 #include <cstdint>

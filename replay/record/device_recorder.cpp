@@ -45,7 +45,6 @@ const T* part(const std::byte* block, std::int64_t at) {
 }  // namespace
 
 traces::RecordOptions device_record_options(traces::RecordOptions options) {
-  options.column_sums = false;
   options.pooled_maps = false;
   options.query_statistics = false;
   options.logits_top64 = false;
@@ -69,6 +68,12 @@ struct DeviceRecorder::State {
     bool used = false;
   };
   std::array<Slot, slots> slot;
+
+  // Column sums of the sequence under way, per part: [L, Hq, sum_keys] each; the last part: queries of no segment.
+  std::vector<Segment> parts;
+  std::vector<DeviceBuffer> sums;
+  std::int64_t sum_sequence = -1, sum_keys = 0;
+  EventHandle sums_ready = kernels::make_event();
 
   // Decode: the ring's two halves, and the steps that are in it but not yet copied.
   DeviceBuffer ring_q, ring_lse, ring_hidden, ring_attn_in;
@@ -94,6 +99,9 @@ struct DeviceRecorder::State {
     for (Slot& one : slot) one.ready = kernels::make_event(), one.free = kernels::make_event();
   }
 
+  void start_sums(const TapPass& pass);
+  void add_sums(const sim::DeviceLayer& layer, DeviceStream stream);
+  void queue_sums(std::int64_t sequence, DeviceStream stream);
   Slot& take_slot(std::int64_t bytes, DeviceStream stream);
   void queue_pass(const TapPass& pass);
   void flush_steps(DeviceStream stream);
@@ -113,6 +121,60 @@ DeviceRecorder::State::Slot& DeviceRecorder::State::take_slot(std::int64_t bytes
   }
   out.used = true;
   return out;
+}
+
+void DeviceRecorder::State::start_sums(const TapPass& pass) {
+  if (!options.column_sums || pass.sequence == sum_sequence) return;
+  const TokenSequence& one = sequences[static_cast<std::size_t>(pass.sequence)];
+  parts = traces::recorded_segments_of(one);
+  sum_sequence = pass.sequence;
+  sum_keys = one.fork_at + static_cast<std::int64_t>(one.ids.size());
+  sums.clear();
+  sums.resize(parts.size() + 1);
+}
+
+// The queries of this layer, cut where parts begin and end.
+void DeviceRecorder::State::add_sums(const sim::DeviceLayer& layer, DeviceStream stream) {
+  const std::int64_t end = layer.first + layer.n, width = card.query_heads * card.head_dim * size_bytes(card.dtype);
+  for (std::int64_t at = layer.first; at < end;) {
+    std::size_t which = parts.size();
+    std::int64_t cut = end;
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      if (at >= parts[i].begin && at < parts[i].end) which = i, cut = std::min(cut, parts[i].end);
+      if (at < parts[i].begin) cut = std::min(cut, parts[i].begin);
+    }
+    DeviceBuffer& to = sums[which];
+    if (!to) {
+      to = DeviceBuffer(card.layers * card.query_heads * sum_keys * 4, "column sums");
+      kernels::fill_bytes(to.as(), 0, to.size_bytes(), stream);
+    }
+    kernels::ColumnSums a;
+    a.shape = layer.shape;
+    a.q = static_cast<const std::byte*>(layer.q) + (at - layer.first) * width;
+    a.n = cut - at, a.first = at, a.cache = layer.cache();
+    a.lse = layer.lse + (at - layer.first) * card.query_heads;
+    a.sum = to.as<float>() + layer.layer * card.query_heads * sum_keys, a.sum_stride = sum_keys;
+    kernels::column_sums_cuda(a, stream);
+    at = cut;
+  }
+}
+
+void DeviceRecorder::State::queue_sums(std::int64_t sequence, DeviceStream stream) {
+  if (sequence != sum_sequence) return;
+  kernels::record_event(sums_ready, stream);
+  kernels::wait_event(spool.copy_stream(), sums_ready);
+  for (std::size_t which = 0; which < sums.size(); ++which) {
+    if (!sums[which]) continue;
+    const std::int64_t count = card.query_heads * sum_keys;
+    for (std::int64_t l = 0; l < card.layers; ++l) {
+      std::byte* block = spool.reserve(count * 4);
+      kernels::copy_to_host(block, sums[which].as<float>() + l * count, count * 4, spool.copy_stream());
+      const std::int64_t segment = which == parts.size() ? -1 : static_cast<std::int64_t>(which);
+      spool.submit([this, block, sequence, l, segment, keys = sum_keys] {
+        recorder.column_sums(sequence, l, segment, {part<float>(block, 0), {card.query_heads, keys}});
+      });
+    }
+  }
 }
 
 // The beginning of a pass, for the writer thread.
@@ -146,6 +208,7 @@ void DeviceRecorder::begin(const TapPass& pass, DeviceStream stream) {
     s.chosen_device = DeviceBuffer(bytes, "the recording's ring");
   }
   kernels::copy_to_device(s.chosen_device.as(), s.chosen.data(), bytes, stream);
+  s.start_sums(pass);
   s.queue_pass(pass);
 }
 
@@ -165,6 +228,8 @@ void DeviceRecorder::layer(const sim::DeviceLayer& layer, DeviceStream stream) {
   kernels::copy_on_device(staged + shape.hidden_norm - shape.q, layer.hidden_norm, n * 4, stream);
   kernels::copy_on_device(staged + shape.attn_in_norm - shape.q, layer.attn_in_norm, n * 4, stream);
   kernels::record_event(slot.ready, stream);
+
+  if (s.options.column_sums) s.add_sums(layer, stream);
 
   std::byte* block = s.spool.reserve(shape.size_bytes);
   const DeviceStream copy = s.spool.copy_stream();
@@ -297,6 +362,7 @@ void DeviceRecorder::State::show_steps(const std::byte* block, const BlockShape&
 void DeviceRecorder::sequence_done(std::int64_t sequence, std::int32_t next_token, DeviceStream stream) {
   State& s = *state_;
   s.flush_steps(stream);
+  s.queue_sums(sequence, stream);
   // The cache may be freed now: its rows must have been copied.
   kernels::synchronize(s.spool.copy_stream());
   s.spool.reserve(0);

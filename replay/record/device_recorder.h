@@ -4,8 +4,9 @@
 //            device, by a copy stream, layer by layer
 //   decode:  the step's own kernels write q, LSE and norms into a ring of 128 rows; every 64 steps (and at the end) the
 //            full half is copied together with the cache's K and V of those positions
-// The run waits only when the spool is full (counted). What needs every query or all probabilities on the host (column
-// sums, maps, query statistics, top-64) is not recorded this way: the options must have it switched off.
+//   column sums: a second pass over q and k on the device, after each layer's attention; one more quarter of its time
+// The run waits only when the spool is full (counted). What needs every query or all probabilities on the host (maps,
+// query statistics, top-64) is not recorded this way: the options must have it switched off.
 #pragma once
 #include <cstdint>
 #include <memory>

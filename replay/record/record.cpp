@@ -43,7 +43,12 @@ class Run {
     traces::Recorder recorder(job_.out, recording_plan(), options_);
     std::optional<DeviceRecorder> streaming;
     if (job_.streaming) {
-      streaming.emplace(recorder, config_.card, job_.sequences, options_, engine_->device(), job_.spool_bytes);
+      const ModelCard& card = config_.card;
+      const std::int64_t row_bytes =
+          card.layers *
+          ((2 * card.kv_heads + card.query_heads) * card.head_dim * size_bytes(card.dtype) + 8 * card.query_heads + 16);
+      const std::int64_t spool = std::min<std::int64_t>(job_.spool_bytes, total_rows_ * row_bytes + (64ll << 20));
+      streaming.emplace(recorder, card, job_.sequences, options_, engine_->device(), spool);
       streaming_ = &*streaming;
     }
     try {

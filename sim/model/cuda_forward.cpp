@@ -194,7 +194,7 @@ void CudaPass::attend_device(const Part& part, std::int64_t l) {
   tap_->layer({.layer = l,
                .n = part.n,
                .first = part.feed->first,
-               .dtype = model_.dtype(),
+               .shape = shape,
                .q = q,
                .k = cache.k,
                .v = cache.v,

@@ -50,7 +50,7 @@ std::unique_ptr<KvCache> fork_cuda_cache(const KvCache& cache, std::int64_t toke
 // work queued on the stream after layer() returns: copy them on that stream, or make it wait.
 struct DeviceLayer {
   std::int64_t layer = 0, n = 0, first = 0;
-  DType dtype = DType::f32;
+  kernels::AttentionShape shape;         // of this layer; shape.dtype is the run's
   const void* q = nullptr;  // [n, Hq, D] post-RoPE
   const void* k = nullptr;  // [Hk, …, D]: head h, position p at h · head_stride + p · D
   const void* v = nullptr;

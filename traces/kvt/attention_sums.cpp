@@ -82,6 +82,16 @@ void AttentionSums::prepare(std::int64_t first, std::int64_t n, bool decode) {
   }
 }
 
+void AttentionSums::set_column_sums(std::int64_t layer, std::int64_t segment, View<const float, 2> sums) {
+  Sums& part = segment < 0 ? parts_.back() : parts_[static_cast<std::size_t>(segment)];
+  if (part.heads.empty()) return;  // none of its queries was seen
+  for (std::int64_t h = 0; h < query_heads_; ++h) {
+    std::vector<float>& head = part.heads[at(layer, h)];
+    for (std::size_t j = 0; j < head.size() && static_cast<std::int64_t>(j) < sums.extent(1); ++j)
+      head[j] = sums(h, static_cast<std::int64_t>(j));
+  }
+}
+
 void AttentionSums::add(const TapProbabilities& block) {
   const std::int64_t rows = block.p.extent(0), keys = block.p.extent(1);
   const std::size_t head = at(block.layer, block.head);

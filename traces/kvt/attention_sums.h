@@ -29,6 +29,10 @@ class AttentionSums {
   // Concurrent for different (layer, head).
   void add(const TapProbabilities& block);
 
+  // Column sums computed elsewhere instead, after all passes: [Hq, keys] of one layer over all queries of the index-th
+  // segment, or of none (−1).
+  void set_column_sums(std::int64_t layer, std::int64_t segment, View<const float, 2> sums);
+
   double largest_mass_error() const;  // NaN: nothing seen
   std::int64_t tokens() const { return tokens_; }
   std::int64_t prefill_end() const { return prefill_end_; }

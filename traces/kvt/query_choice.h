@@ -1,4 +1,4 @@
-// Which queries a recording keeps.
+// Which queries a recording keeps, and over which it sums attention.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -19,5 +19,8 @@ class QueryChoice {
   std::int64_t window_, stratum_, id_, own_end_;
   std::vector<Segment> segments_;
 };
+
+// Segments whose column sums and query statistics are kept: the first four of the sequence's own.
+std::vector<Segment> recorded_segments_of(const TokenSequence& sequence);
 
 }  // namespace kvgrind::traces

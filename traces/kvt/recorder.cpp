@@ -737,6 +737,11 @@ void Recorder::layer(const TapLayer& layer) {
 void Recorder::end(const TapEnd& end) {
   state_->guarded([&] { state_->end(end); });
 }
+void Recorder::column_sums(std::int64_t sequence, std::int64_t layer, std::int64_t segment, View<const float, 2> sums) {
+  const auto it = state_->open.find(sequence);
+  if (state_->content.column_sums && it != state_->open.end() && it->second.attention)
+    it->second.attention->set_column_sums(layer, segment, sums);
+}
 void Recorder::sequence_done(std::int64_t sequence, std::int32_t next_token) {
   state_->guarded([&] { state_->sequence_done(sequence, next_token); });
 }

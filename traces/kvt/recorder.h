@@ -63,6 +63,11 @@ class Recorder final : public Tap {
   void layer(const TapLayer&) override;
   void end(const TapEnd&) override;
 
+  // For sources that sum attention themselves and show no probabilities: before sequence_done, the column sums
+  // [Hq, keys] of one layer over the prefill queries of recorded segment `segment` (recorded_segments_of), or of none
+  // (−1). Only with pooled maps switched off.
+  void column_sums(std::int64_t sequence, std::int64_t layer, std::int64_t segment, View<const float, 2> sums);
+
   // All tokens of this sequence were fed: its seg, map and extent rows are written and committed.
   void sequence_done(std::int64_t sequence, std::int32_t next_token = -1);
   // Final status, close, verify, rename. Announced sequences that were not fed are named in the file as not recorded.

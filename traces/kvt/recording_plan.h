@@ -11,9 +11,6 @@
 
 namespace kvgrind::traces {
 
-// Segments whose column sums and query statistics are kept: the first four of the sequence's own.
-std::vector<Segment> recorded_segments_of(const TokenSequence& sequence);
-
 // Number of rows the sequence will have: its ids, and one less than it generates (the last is never fed).
 std::int64_t announced_rows_of(const TokenSequence& sequence);
 

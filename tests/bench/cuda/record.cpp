@@ -2,7 +2,8 @@
 // recording, in turns within one program; K, V, decode Q, sampled prefill Q and LSE to a file on the local disk behind
 // a spool in pinned host memory. Prints both sides, the time until the file is complete, and the ceilings of this
 // machine: device to pinned host, and write(2) to the same disk.
-//   usage: bench_record_cuda FOLDER [prompt] [steps] [chunk] [repeats] [spool GiB] [share of prefill queries]
+//   usage: bench_record_cuda FOLDER [prompt] [steps] [chunk] [repeats] [spool GiB] [column sums 0|1] [share of prefill
+//          queries]
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
@@ -30,7 +31,7 @@ double now_ms() {
 
 struct Plan {
   fs::path folder;
-  std::int64_t prompt = 32768, steps = 256, chunk = 8192, repeats = 3, spool_gib = 6;
+  std::int64_t prompt = 32768, steps = 256, chunk = 8192, repeats = 3, spool_gib = 6, column_sums = 0;
   double share = 0.1;
 };
 
@@ -104,8 +105,11 @@ double host_copy_rate() {
 
 void run(const Plan& plan) {
   fs::create_directories(plan.folder);
-  fmt::print("{}; {} prompt tokens in chunks of {}, {} decode steps, spool {} GiB, {:.0f} % of prefill queries\n",
-             kernels::device_info(0).name, plan.prompt, plan.chunk, plan.steps, plan.spool_gib, 100 * plan.share);
+  fmt::print(
+      "{}; {} prompt tokens in chunks of {}, {} decode steps, spool {} GiB, {:.0f} % of prefill queries, column sums "
+      "{}\n",
+      kernels::device_info(0).name, plan.prompt, plan.chunk, plan.steps, plan.spool_gib, 100 * plan.share,
+      plan.column_sums ? "on" : "off");
   const auto [written, synced] = disk_rate(plan.folder, 4ll << 30);
   fmt::print("ceilings: device to pinned host {:.1f} GB/s; write(2) {:.2f} GB/s, with fsync {:.2f} GB/s\n",
              host_copy_rate(), written, synced);
@@ -135,6 +139,7 @@ void run(const Plan& plan) {
       options.output_projection = false;
       options.force = true;
       options.fsync = traces::FsyncMode::never;
+      options.column_sums = plan.column_sums != 0;
       options = replay::device_record_options(options);
       traces::Recorder::Plan file_plan;
       file_plan.card = sim::model_config(*model).card;
@@ -174,13 +179,15 @@ void run(const Plan& plan) {
 int main(int argc, char** argv) {
   Plan plan;
   if (argc < 2) {
-    fmt::print(stderr, "usage: bench_record_cuda FOLDER [prompt] [steps] [chunk] [repeats] [spool GiB] [share]\n");
+    fmt::print(
+        stderr,
+        "usage: bench_record_cuda FOLDER [prompt] [steps] [chunk] [repeats] [spool GiB] [column sums] [share]\n");
     return 2;
   }
   plan.folder = argv[1];
-  std::int64_t* numbers[] = {&plan.prompt, &plan.steps, &plan.chunk, &plan.repeats, &plan.spool_gib};
-  for (int i = 2; i < std::min(argc, 7); ++i) *numbers[i - 2] = std::atoll(argv[i]);
-  if (argc > 7) plan.share = std::atof(argv[7]);
+  std::int64_t* numbers[] = {&plan.prompt, &plan.steps, &plan.chunk, &plan.repeats, &plan.spool_gib, &plan.column_sums};
+  for (int i = 2; i < std::min(argc, 8); ++i) *numbers[i - 2] = std::atoll(argv[i]);
+  if (argc > 8) plan.share = std::atof(argv[8]);
   try {
     if (kernels::device_count() == 0) {
       fmt::print("no CUDA device: nothing to measure\n");
