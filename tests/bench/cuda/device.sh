@@ -29,7 +29,7 @@ for what in "$@"; do
       step build 300 ninja -k 0 -C "$build" $targets || grep -A12 FAILED "$out/build.log" | head -80
       ;;
     test)
-      for test in "$build"/bin/test_*_cuda; do
+      for test in "$build"/bin/test_*; do
         step "$(basename "$test")" 120 "$test" --gtest_color=no
         grep -vE "^\[ (RUN|      OK)|^\[-|^Google Test trace|^Expected: true|^  Actual: false" "$out/$(basename "$test").log" | cut -c1-200 | head -60
       done
@@ -47,7 +47,12 @@ for what in "$@"; do
     kernels) step kernels 120 "$build/bin/bench_attention_cuda"; cat "$out/kernels.log" ;;
     torch) step torch 120 python3 tests/bench/cuda/attention_torch.py; cat "$out/torch.log" ;;
     runtime) step runtime 120 "$build/bin/bench_runtime_cuda"; cat "$out/runtime.log" ;;
-    record) step record 240 "$build/bin/bench_record_cuda" "${RECORD_FOLDER:-/var/tmp/kvgrind-bench}"; cat "$out/record.log" ;;
+    record)
+      for sums in 0 1; do
+        step record$sums 120 "$build/bin/bench_record_cuda" "${RECORD_FOLDER:-/var/tmp/kvgrind-bench}" 32768 256 8192 3 8 $sums
+        cat "$out/record$sums.log"
+      done
+      ;;
     *) echo "unknown step $what" >&2; exit 2 ;;
   esac
 done
