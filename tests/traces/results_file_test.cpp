@@ -90,8 +90,9 @@ TEST_F(ResultsFile, RowsCarryNoClockHostOrPath) {
   for (const auto& [key, value] : object) {
     const std::string name(key);
     for (const char* word : {"utc", "time", "wall", "host", "path", "user", "_s"})
-      if (name.size() >= std::string(word).size() && name != "stored_bytes" && name != "touched_frac")
+      if (name.size() >= std::string(word).size() && name != "stored_bytes" && name != "touched_frac") {
         EXPECT_FALSE(name.ends_with(word)) << name;
+      }
   }
 }
 
