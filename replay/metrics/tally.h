@@ -20,17 +20,25 @@ struct RowTally {
   std::int32_t top_kept = 0, top = 0;  // of the reference's largest keys
 };
 
-struct RowInput {
-  std::span<const float> reference;    // a [T]: softmax over the full cache; zero where not visible
-  std::int64_t query = 0;              // position
-  std::span<const std::int64_t> slot;  // positions of the slots read, ascending
-  const std::int32_t* slot_index =
-      nullptr;                 // or null: slot[i] at row[i]; else the i-th read slot is slot[slot_index[i]]
-  std::int64_t slots = 0;      // how many are read
-  std::span<const float> row;  // a′ of the slots read, in the same order
-  std::int64_t context_begin = 0, context_end = 0;  // keys that count as look-ups
-  std::span<const std::int32_t> top;                // keys of the reference's largest probabilities
+// Keys that count as look-ups: positions [begin, end).
+struct ContextKeys {
+  std::int64_t begin = 0, end = 0;
 };
-RowTally tally_row(const RowInput& in);
+
+// What the full cache's row alone says: mass and strong. No policy changes it.
+RowTally tally_reference(std::span<const float> reference, std::int64_t query, ContextKeys context);
+
+struct RowInput {
+  std::span<const float> reference;  // a [T]: softmax over the full cache; zero where not visible
+  std::int64_t query = 0;            // position
+  ContextKeys context;
+  std::span<const std::int32_t> top;         // keys of the reference's largest probabilities
+  std::span<const std::int64_t> slot;        // positions of the slots, ascending
+  const std::int32_t* slot_index = nullptr;  // null: all slots are read; else the i-th slot read is slot[slot_index[i]]
+  std::int64_t slots = 0;                    // how many are read
+  std::span<const float> row;                // a′ of the slots read, in the same order
+};
+// `whole` is tally_reference of the same row. Costs the slots read, not the keys there are.
+RowTally tally_row(const RowTally& whole, const RowInput& in);
 
 }  // namespace kvgrind::replay

@@ -249,15 +249,15 @@ void Job::take(std::int64_t layer, std::int64_t query_head, std::int64_t row, st
                const std::int32_t* index, std::int64_t slots, std::span<const float> probabilities) {
   const auto reference = data_.reference_probabilities(layer, query_head);
   table_.rows(layer, query_head, row) =
-      tally_row({.reference = {&(*reference)(row, 0), static_cast<std::size_t>(data_.tokens())},
+      tally_row(data_.reference_tally(layer, query_head, row),
+                {.reference = {&(*reference)(row, 0), static_cast<std::size_t>(data_.tokens())},
                  .query = data_.measured()[static_cast<std::size_t>(row)],
+                 .context = data_.context_keys(),
+                 .top = data_.reference_top(layer, query_head, row),
                  .slot = slot,
                  .slot_index = index,
                  .slots = slots,
-                 .row = probabilities,
-                 .context_begin = std::min(excluded_first, data_.context_end()),
-                 .context_end = data_.context_end(),
-                 .top = data_.reference_top(layer, query_head, row)});
+                 .row = probabilities});
 }
 
 void Job::take_group(std::int64_t layer, std::int64_t head, std::int64_t row, std::span<const std::int64_t> slot,

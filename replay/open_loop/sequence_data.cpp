@@ -42,6 +42,7 @@ SequenceData::SequenceData(std::shared_ptr<const RecordedRun> run, std::int64_t 
   outputs_.resize(layers);
   if (keep_probabilities_) probabilities_.resize(heads);
   top_.resize(heads * measured_.size());
+  tallies_.resize(heads * measured_.size());
   parallel_for(c.layers, [this](std::int64_t layer) { load_layer(layer); });
   for (std::size_t l = 0; l < layers; ++l) outputs_[l] = Array<float, 2>({m, c.query_heads * c.head_dim});
   parallel_for(c.layers * c.query_heads, [this, m](std::int64_t i) {
@@ -49,9 +50,12 @@ SequenceData::SequenceData(std::shared_ptr<const RecordedRun> run, std::int64_t 
     View<float, 2> joined = outputs_[static_cast<std::size_t>(layer)].view();
     const View<float, 2> out(joined.data() + head * dim, {m, dim}, {card().query_heads * dim, 1});
     auto p = std::make_shared<Array<float, 2>>(attend(layer, head, out));
-    for (std::int64_t row = 0; row < m; ++row)
-      top_[static_cast<std::size_t>(i * m + row)] =
-          largest(View<const float, 2>(*p)[row], measured_[static_cast<std::size_t>(row)] + 1, overlap_keys);
+    for (std::int64_t row = 0; row < m; ++row) {
+      const auto place = static_cast<std::size_t>(i * m + row);
+      const std::int64_t query = measured_[static_cast<std::size_t>(row)];
+      top_[place] = largest(View<const float, 2>(*p)[row], query + 1, overlap_keys);
+      tallies_[place] = tally_reference({&(*p)(row, 0), static_cast<std::size_t>(info_.tokens)}, query, context_keys());
+    }
     if (keep_probabilities_) probabilities_[static_cast<std::size_t>(i)] = std::move(p);
   });
   project_reference();

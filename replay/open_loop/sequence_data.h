@@ -1,10 +1,12 @@
 // Everything about one sequence that no policy changes: loaded once, shared by all its jobs, immutable afterwards.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <vector>
 
 #include "core/array.h"
+#include "replay/metrics/tally.h"
 #include "replay/open_loop/open_source.h"
 #include "replay/open_loop/protocol.h"
 #include "replay/open_loop/recorded_run.h"
@@ -52,6 +54,13 @@ class SequenceData {
   }
   const std::vector<std::int32_t>& reference_top(std::int64_t layer, std::int64_t query_head, std::int64_t row) const;
 
+  // Mass and strong attention of the row.
+  const RowTally& reference_tally(std::int64_t layer, std::int64_t query_head, std::int64_t row) const {
+    return tallies_[at(layer, query_head) * measured_.size() + static_cast<std::size_t>(row)];
+  }
+  // Keys that count as look-ups: the context without its first tokens.
+  ContextKeys context_keys() const { return {std::min(excluded_first, context_end_), context_end_}; }
+
   // ‖W_O o‖ of the reference and ‖x‖ of the layer's input residual, [L, M]; empty where W_O or norms are not recorded.
   const Array<double, 2>& projected_norm() const { return projected_norm_; }
   const Array<double, 2>& residual_norm() const { return residual_norm_; }
@@ -83,6 +92,7 @@ class SequenceData {
   std::vector<std::shared_ptr<const Array<float, 2>>> probabilities_;  // [L · Hq] or empty
   std::vector<Array<float, 2>> outputs_;                               // [L]
   std::vector<std::vector<std::int32_t>> top_;                         // [L · Hq · M]
+  std::vector<RowTally> tallies_;                                      // [L · Hq · M]
   Array<double, 2> projected_norm_, residual_norm_;
 };
 

@@ -34,15 +34,15 @@ TEST(Tally, EqualsThePlainLoop) {
     std::vector<std::int32_t> top;
     for (std::int32_t j = 0; j <= query; j += 1 + static_cast<std::int32_t>(rng() % 9)) top.push_back(j);
 
-    const RowTally tally = tally_row({.reference = reference,
-                                      .query = query,
-                                      .slot = slot,
-                                      .slot_index = indexed ? index.data() : nullptr,
-                                      .slots = slots,
-                                      .row = row,
-                                      .context_begin = begin,
-                                      .context_end = end,
-                                      .top = top});
+    const RowTally tally =
+        tally_row(tally_reference(reference, query, {begin, end}), {.reference = reference,
+                                                                    .query = query,
+                                                                    .context = {begin, end},
+                                                                    .top = top,
+                                                                    .slot = slot,
+                                                                    .slot_index = indexed ? index.data() : nullptr,
+                                                                    .slots = slots,
+                                                                    .row = row});
     MassTally side[2];
     double mass = 0, kept = 0;
     std::int32_t hits = 0;
@@ -74,11 +74,34 @@ TEST(Tally, EqualsThePlainLoop) {
       const MassTally& found = far ? tally.far : tally.near;
       EXPECT_EQ(found.mass, side[far].mass);
       EXPECT_EQ(found.kept, side[far].kept);
-      EXPECT_EQ(found.lost, side[far].lost);
+      EXPECT_NEAR(found.lost, side[far].lost, 1e-12 * (1 + side[far].strong));
       EXPECT_EQ(found.strong, side[far].strong);
     }
     EXPECT_EQ(tally.top_kept, hits);
     EXPECT_EQ(tally.top, static_cast<std::int32_t>(top.size()));
+  });
+}
+
+TEST(Tally, NothingLostIsExactlyNothing) {
+  tests::for_all(12, 100, [](std::mt19937_64& rng) {
+    const auto tokens = static_cast<std::size_t>(1 + rng() % 300);
+    std::uniform_real_distribution<float> uniform(0.0f, 1.0f);
+    std::vector<float> row(tokens);
+    std::vector<std::int64_t> slot(tokens);
+    for (std::size_t j = 0; j < tokens; ++j) {
+      row[j] = uniform(rng);
+      slot[j] = static_cast<std::int64_t>(j);
+    }
+    const auto n = static_cast<std::int64_t>(tokens);
+    const ContextKeys context{4, n - 1};
+    const RowTally tally =
+        tally_row(tally_reference(row, n - 1, context),
+                  {.reference = row, .query = n - 1, .context = context, .slot = slot, .slots = n, .row = row});
+    EXPECT_EQ(tally.kept, tally.mass);
+    EXPECT_EQ(tally.near.lost, 0.0);
+    EXPECT_EQ(tally.far.lost, 0.0);
+    EXPECT_EQ(tally.near.kept, tally.near.mass);
+    EXPECT_EQ(tally.far.kept, tally.far.mass);
   });
 }
 
