@@ -227,6 +227,9 @@ File open_file(const std::string& path) {
   if (!file.id) {
     const std::string plain = last_error();
     H5Pset_libver_bounds(access.get(), H5F_LIBVER_LATEST, H5F_LIBVER_LATEST);
+    // Tries again when a piece of metadata is being written, sleeping ever longer; the default of 100 tries makes a
+    // damaged piece take many seconds.
+    H5Pset_metadata_read_attempts(access.get(), 20);
     file.id.reset(H5Fopen(path.c_str(), H5F_ACC_RDONLY | H5F_ACC_SWMR_READ, access.get()));
     if (!file.id) throw read_fault(path, fmt::format("no readable HDF5 file ({})", plain), "a .kvt trace");
     last_error();
