@@ -1,0 +1,13 @@
+// A build without CUDA: nothing is ever on a device, so this is never reached.
+#include "core/error.h"
+#include "kernels/attention/attention_cuda.h"
+
+namespace kvgrind::kernels {
+
+void column_sums_cuda(const ColumnSums&, DeviceStream) {
+  throw Error(Category::unavailable, {.doing = "summing attention on a CUDA device",
+                                      .found = "a program built without CUDA",
+                                      .next = "use --device cpu, or build with the CUDA Toolkit"});
+}
+
+}  // namespace kvgrind::kernels
