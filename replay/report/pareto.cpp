@@ -130,7 +130,13 @@ std::string axis_words(const std::string& name) {
 
 // Corners of the lower-left (or upper-left) convex hull in pixels: what no mix of the shown points beats.
 std::vector<std::pair<double, double>> hull(std::vector<std::pair<double, double>> points, bool upper) {
-  std::sort(points.begin(), points.end());
+  // Of points at one x only the best can be a corner.
+  std::sort(points.begin(), points.end(), [upper](const auto& a, const auto& b) {
+    return a.first != b.first ? a.first < b.first : (upper ? a.second < b.second : a.second > b.second);
+  });
+  points.erase(
+      std::unique(points.begin(), points.end(), [](const auto& a, const auto& b) { return a.first == b.first; }),
+      points.end());
   const double sign = upper ? -1.0 : 1.0;  // pixels grow downwards: the best is the largest y for a loss
   std::vector<std::pair<double, double>> out;
   for (const auto& p : points) {
@@ -182,6 +188,10 @@ std::vector<Series> take_series(const Report& report, const ParetoOptions& optio
     const auto same = [](const Point& a, const Point& b) { return a.x == b.x && a.y.value == b.y.value; };
     s.points.erase(std::unique(s.points.begin(), s.points.end(), same), s.points.end());
   }
+  // A reference that stands at one x whatever the budget (reading oracles against stored bytes) is no curve here.
+  std::erase_if(out, [](const Series& s) {
+    return s.standing == Standing::reference && s.points.size() > 1 && s.points.front().x == s.points.back().x;
+  });
   return out;
 }
 
@@ -263,19 +273,23 @@ std::string pareto_svg(const Report& report, const ParetoOptions& options) {
   double legend_y = y.end + 6;
   const double legend_x = x.end + 20;
   out += text_at(legend_x, legend_y - 14, "grey band: best of all", "font-size=\"10\" fill=\"#777777\"");
+  // Equal budgets put all policies at one x: they stand side by side, a pixel or so apart.
+  const auto ranked =
+      std::count_if(series.begin(), series.end(), [](const Series& s) { return s.standing == Standing::ranked; });
   int index = 0;
   for (const Series& s : series) {
+    const double aside = s.standing == Standing::ranked ? (index - static_cast<double>(ranked - 1) / 2) * 1.4 : 0;
     const Look look = look_of(s, index++);
     const std::string dash = look.dash.empty() ? std::string{} : fmt::format(" stroke-dasharray=\"{}\"", look.dash);
     const std::string line = fmt::format("stroke=\"{}\" stroke-width=\"1.6\"{}", look.colour, dash);
     std::vector<std::pair<double, double>> points;
     out += fmt::format("<g><title>{}</title>\n", escaped(s.name));
     for (const Point& p : s.points) {
-      points.emplace_back(x.at(p.x), y.at(p.y.value));
+      points.emplace_back(x.at(p.x) + aside, y.at(p.y.value));
       if (std::isnan(p.y.lo) || p.y.hi <= p.y.lo) continue;
       out += fmt::format(
           "<line x1=\"{0}\" x2=\"{0}\" y1=\"{1}\" y2=\"{2}\" stroke=\"{3}\" stroke-width=\"1\" opacity=\"0.45\"/>\n",
-          px(x.at(p.x)), px(y.at(p.y.lo)), px(y.at(p.y.hi)), look.colour);
+          px(x.at(p.x) + aside), px(y.at(p.y.lo)), px(y.at(p.y.hi)), look.colour);
     }
     if (points.size() > 1) out += polyline(points, line);
     for (const auto& [at_x, at_y] : points) out += marker(look.marker, at_x, at_y, look.colour);
