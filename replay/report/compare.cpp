@@ -128,7 +128,7 @@ Comparison compare_results(const std::vector<traces::ResultRow>& a, const std::v
     pairs.protocol = row->protocol;
     pairs.rows.emplace_back(it->second, row);
     json::object figures_a = traces::to_json(*it->second), figures_b = traces::to_json(*row);
-    for (const char* own : {"job", "trace", "preset"}) figures_a.erase(own), figures_b.erase(own);
+    for (const char* own : {"job", "trace", "preset", "provenance"}) figures_a.erase(own), figures_b.erase(own);
     out.different += json_text(figures_a) != json_text(figures_b);
   }
   for (const auto& [key, row] : jobs_a) out.only_a += !jobs_b.contains(key);

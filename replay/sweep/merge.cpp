@@ -10,10 +10,11 @@
 namespace kvgrind::replay {
 namespace {
 
-// What a job found, without its number and spelling: those may differ between grids.
+// What a job found, without its number, spelling and program version: those may differ between sweeps.
 std::string found_text(traces::ResultRow row) {
   row.job = 0;
   row.preset.clear();
+  row.more.erase("provenance");
   return json_text(traces::to_json(row));
 }
 

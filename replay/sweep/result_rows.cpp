@@ -1,6 +1,8 @@
 // One job and its outcome as a result row.
 #include <cmath>
 
+#include "core/hash.h"
+#include "core/version.h"
 #include "replay/sweep/sweep.h"
 
 namespace kvgrind::replay {
@@ -21,6 +23,7 @@ traces::ResultRow asked(const RecordedRun& run, const SweepJob& job) {
   if (job.amount.kind == sim::Amount::Kind::removed) row.budget_removed = job.amount.value;
   row.protocol = protocol_name(job.protocol);
   row.seed = job.seed;
+  row.more["provenance"] = provenance_id(run);
   return row;
 }
 
@@ -35,6 +38,10 @@ json::value position_or_null(std::int64_t position) {
 }
 
 }  // namespace
+
+std::string provenance_id(const RecordedRun& run) {
+  return hex(hash_text(std::string(version()) + " " + git_hash() + " " + run.hash()));
+}
 
 traces::ResultRow result_row(const RecordedRun& run, const SweepJob& job, const OpenOutcome& outcome) {
   traces::ResultRow row = asked(run, job);

@@ -153,6 +153,7 @@ json::object run_row(const RecordedRun& run, const Grid& resolved, const SweepOp
                    {"tool", "kvgrind"},
                    {"version", version()},
                    {"git_hash", git_hash()},
+                   {"provenance", provenance_id(run)},
                    {"trace", run.hash()},
                    {"grid", grid_to_json(resolved)},
                    {"shard", fmt::format("{}/{}", options.shard.index, options.shard.count)},

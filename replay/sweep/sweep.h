@@ -49,6 +49,8 @@ SweepEstimate estimate_sweep(std::shared_ptr<const RecordedRun> run, const Grid&
 
 // The row of one finished job (also what Session and replay --json print).
 traces::ResultRow result_row(const RecordedRun& run, const SweepJob& job, const OpenOutcome& outcome);
+// Of program version and recording: ties result rows to run rows without a clock in them.
+std::string provenance_id(const RecordedRun& run);
 traces::ResultRow error_row(const RecordedRun& run, const SweepJob& job, const std::string& message);
 
 // Shards into one file: run rows first, then one row a job, by job number. Merging again changes nothing. The same job
