@@ -1,6 +1,7 @@
 // kvgrind demo: the embedded model recorded on the example prompts, every preset at eight budgets, ranked.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 
 #include "core/error.h"
@@ -57,22 +58,33 @@ class Stopwatch {
   std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
 };
 
-// Records the example prompts; returns how many contexts there are.
-std::size_t record_examples(const std::filesystem::path& examples, const std::filesystem::path& out, Console& console) {
+// The example contexts, needles and prose mixed, one question each: intervals are over contexts, so more of those tell
+// more than more questions. The more policies, the fewer contexts, to keep the demo short on any number of presets.
+std::vector<replay::TextPrompt> example_prompts(const std::filesystem::path& examples, std::size_t policies) {
+  std::vector<replay::TextPrompt> needles, prose, mixed;
+  for (const auto& [name, list] : {std::pair{"needle.json", &needles}, std::pair{"prose.json", &prose}}) {
+    const std::filesystem::path file = examples / "prompts" / name;
+    *list = replay::parse_text_prompts(replay::read_text_file(file), file.string());
+  }
+  for (std::size_t i = 0; i < needles.size(); ++i) {
+    mixed.push_back(std::move(needles[i]));
+    if (i % 3 == 2 && i / 3 < prose.size()) mixed.push_back(std::move(prose[i / 3]));
+  }
+  constexpr std::size_t most_pairs = 440;  // of a policy and a context
+  mixed.resize(std::min(mixed.size(), std::max<std::size_t>(4, most_pairs / std::max<std::size_t>(policies, 1))));
+  for (replay::TextPrompt& prompt : mixed) prompt.questions.resize(1);
+  return mixed;
+}
+
+void record_examples(const std::filesystem::path& examples, const std::filesystem::path& out, std::size_t policies,
+                     Console& console) {
   const traces::ModelFolder model = traces::read_model_folder(examples / "tiny-3m");
   if (!model.tokenizer)
     throw Error(Category::missing, {.doing = "reading",
                                     .on = (examples / "tiny-3m").string(),
                                     .found = "no tokenizer.json",
                                     .expected = "the example model whole"});
-  std::vector<replay::TextPrompt> prompts;
-  for (const char* name : {"needle.json", "prose.json"}) {
-    const std::filesystem::path file = examples / "prompts" / name;
-    for (replay::TextPrompt& prompt : replay::parse_text_prompts(replay::read_text_file(file), file.string())) {
-      prompt.questions.resize(1);  // intervals are over contexts: more of those tell more than more questions
-      prompts.push_back(std::move(prompt));
-    }
-  }
+  const std::vector<replay::TextPrompt> prompts = example_prompts(examples, policies);
   replay::RecordJob job;
   job.model = &model;
   job.sequences = replay::sequences_of(prompts, *model.tokenizer, 0);
@@ -84,7 +96,6 @@ std::size_t record_examples(const std::filesystem::path& examples, const std::fi
   console.end_progress();
   console.note(fmt::format("recorded tiny-3m on {} contexts, {} tokens, in {:.1f} s", prompts.size(), outcome.rows,
                            watch.seconds()));
-  return prompts.size();
 }
 
 int run(const Asked& asked, Console& console) {
@@ -93,11 +104,11 @@ int run(const Asked& asked, Console& console) {
   make_folder(folder, asked.force);
   const Stopwatch watch;
   const std::filesystem::path trace_file = folder / "demo.kvt", results_file = folder / "results.jsonl";
-  record_examples(examples, trace_file, console);
-
   GridFlags flags;
   flags.policies = asked.policies.empty() ? std::vector<std::string>{"all"} : asked.policies;
   flags.budgets = {asked.budgets};
+  const replay::Grid grid = grid_of(flags);
+  record_examples(examples, trace_file, grid.policies.size(), console);
   replay::SweepOptions options;
   options.out = results_file;
   options.force = true;
@@ -105,7 +116,7 @@ int run(const Asked& asked, Console& console) {
   const auto trace = traces::Trace::open(trace_file);
   const Stopwatch sweep_watch;
   const replay::SweepOutcome outcome =
-      replay::run_sweep(replay::recorded_run(trace), grid_of(flags), options, console.progress(), console.cancel());
+      replay::run_sweep(replay::recorded_run(trace), grid, options, console.progress(), console.cancel());
   console.end_progress();
   for (const std::string& message : outcome.messages) console.warn(message);
   console.note(fmt::format("replayed {} jobs in {:.1f} s", outcome.done, sweep_watch.seconds()));

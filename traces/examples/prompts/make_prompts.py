@@ -66,11 +66,11 @@ def main():
     rng = random.Random(SEED)
     story = Path("adventures.txt").read_text(encoding="ascii")
     at, needle, prose = 0, [], []
-    for length in [3600, 3600, 4200, 4200, 4800, 4800, 5600, 6400]:
+    for length in [3500, 3500, 3500, 3800, 3800, 4200, 4800, 6000]:
         prompt, at = needle_prompt(rng, story, at, length, needles=5, questions=3)
         needle.append(prompt)
-    for length in [3600, 4200, 4800]:
-        prompt, at = prose_prompt(story, at, length, answer=300)
+    for length in [3500, 3800, 4200]:
+        prompt, at = prose_prompt(story, at, length, answer=110)
         prose.append(prompt)
     write("needle.json", needle)
     write("prose.json", prose)
