@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include "core/error.h"
-#include "kernels/attention/attention_cuda.h"
 #include "kernels/device/device.h"
 
 namespace kvgrind::kernels {
@@ -57,6 +56,5 @@ void gather_rows_on_device(void*, const void*, std::int64_t, const std::int32_t*
   refuse();
 }
 void fill_bytes(void*, int, std::int64_t, DeviceStream) { refuse(); }
-void column_sums_cuda(const ColumnSums&, DeviceStream) { refuse(); }
 
 }  // namespace kvgrind::kernels
