@@ -68,8 +68,9 @@ class Job {
   void measure_head(std::int64_t layer, std::int64_t head, std::int64_t row, std::int64_t n, const sim::ReadPlan& plan);
   void attend_rows(std::int64_t layer, std::int64_t query_head, std::int64_t row, std::int64_t n,
                    const sim::GroupView& slots, View<float, 2> p);
-  void take(std::int64_t layer, std::int64_t query_head, std::int64_t row, std::span<const std::int64_t> slot,
-            const std::int32_t* index, std::int64_t slots, std::span<const float> probabilities);
+  void take(std::int64_t layer, std::int64_t query_head, std::int64_t row, std::span<const float> reference,
+            std::span<const std::int64_t> slot, const std::int32_t* index, std::int64_t slots,
+            std::span<const float> probabilities);
   void take_group(std::int64_t layer, std::int64_t head, std::int64_t row, std::span<const std::int64_t> slot,
                   const std::int32_t* index, std::int64_t slots);
   void project();
@@ -196,11 +197,17 @@ void Job::measure_head(std::int64_t layer, std::int64_t head, std::int64_t row, 
   }
   Array<float, 2> p;
   if (any_whole) p = Array<float, 2>({n, slots});
+  std::vector<ReferenceRows> references;  // of the group's query heads
+  for (std::int64_t q = first_query_head; q < first_query_head + query_heads; ++q)
+    references.push_back(data_.reference_rows(layer, q, row, n));
+  const auto reference = [&](std::int64_t q, std::int64_t i) {
+    return references[static_cast<std::size_t>(q - first_query_head)].row(row + i);
+  };
   for (std::int64_t q = first_query_head; q < first_query_head + query_heads; ++q) {
     if (any_whole) attend_rows(layer, q, row, n, group, p.view());
     for (std::int64_t i = 0; i < n; ++i)
       if (!chosen[static_cast<std::size_t>(i)])
-        take(layer, q, row + i, group.position, nullptr, slots,
+        take(layer, q, row + i, reference(q, i), group.position, nullptr, slots,
              {slots > 0 ? &p(i, 0) : nullptr, static_cast<std::size_t>(slots)});
   }
   std::vector<float> k, v, log_count;
@@ -227,7 +234,8 @@ void Job::measure_head(std::int64_t layer, std::int64_t head, std::int64_t row, 
     Array<float, 2> one({1, count});
     for (std::int64_t q = first_query_head; q < first_query_head + query_heads; ++q) {
       attend_rows(layer, q, row + i, 1, gathered, one.view());
-      take(layer, q, row + i, group.position, read.data(), count, {one.data(), static_cast<std::size_t>(count)});
+      take(layer, q, row + i, reference(q, i), group.position, read.data(), count,
+           {one.data(), static_cast<std::size_t>(count)});
     }
   }
 }
@@ -245,19 +253,18 @@ void Job::attend_rows(std::int64_t layer, std::int64_t query_head, std::int64_t 
          p, {outputs_[static_cast<std::size_t>(layer)].data() + place, {n, dim}, {heads * dim, 1}});
 }
 
-void Job::take(std::int64_t layer, std::int64_t query_head, std::int64_t row, std::span<const std::int64_t> slot,
-               const std::int32_t* index, std::int64_t slots, std::span<const float> probabilities) {
-  const auto reference = data_.reference_probabilities(layer, query_head);
-  table_.rows(layer, query_head, row) =
-      tally_row(data_.reference_tally(layer, query_head, row),
-                {.reference = {&(*reference)(row, 0), static_cast<std::size_t>(data_.tokens())},
-                 .query = data_.measured()[static_cast<std::size_t>(row)],
-                 .context = data_.context_keys(),
-                 .top = data_.reference_top(layer, query_head, row),
-                 .slot = slot,
-                 .slot_index = index,
-                 .slots = slots,
-                 .row = probabilities});
+void Job::take(std::int64_t layer, std::int64_t query_head, std::int64_t row, std::span<const float> reference,
+               std::span<const std::int64_t> slot, const std::int32_t* index, std::int64_t slots,
+               std::span<const float> probabilities) {
+  table_.rows(layer, query_head, row) = tally_row(data_.reference_tally(layer, query_head, row),
+                                                  {.reference = reference,
+                                                   .query = data_.measured()[static_cast<std::size_t>(row)],
+                                                   .context = data_.context_keys(),
+                                                   .top = data_.reference_top(layer, query_head, row),
+                                                   .slot = slot,
+                                                   .slot_index = index,
+                                                   .slots = slots,
+                                                   .row = probabilities});
 }
 
 void Job::take_group(std::int64_t layer, std::int64_t head, std::int64_t row, std::span<const std::int64_t> slot,
@@ -266,9 +273,9 @@ void Job::take_group(std::int64_t layer, std::int64_t head, std::int64_t row, st
   const std::int64_t per = card_.query_heads / cache_.heads();
   std::vector<double> mass(static_cast<std::size_t>(position + 1), 0.0);
   for (std::int64_t q = head * per; q < (head + 1) * per; ++q) {
-    const auto reference = data_.reference_probabilities(layer, q);
+    const ReferenceRows reference = data_.reference_rows(layer, q, row, 1);
     for (std::int64_t j = 0; j <= position; ++j)
-      mass[static_cast<std::size_t>(j)] += static_cast<double>((*reference)(row, j));
+      mass[static_cast<std::size_t>(j)] += static_cast<double>(reference.row(row)[static_cast<std::size_t>(j)]);
   }
   GroupRecall out{.layer = layer, .group = head, .position = position};
   for (std::int64_t i = 0; i < slots; ++i) {

@@ -27,14 +27,14 @@ std::vector<std::int32_t> largest(View<const float, 1> row, std::int64_t n, std:
 
 }  // namespace
 
-SequenceData::SequenceData(std::shared_ptr<const RecordedRun> run, std::int64_t sequence)
+SequenceData::SequenceData(std::shared_ptr<const RecordedRun> run, std::int64_t sequence, std::int64_t reference_bytes)
     : run_(std::move(run)), info_(find_sequence(*run_, sequence)), source_(run_, sequence) {
   const ModelCard& c = card();
   sets_ = query_sets(info_.segments, info_.tokens);
   context_end_ = compression_moment(info_.segments, info_.tokens, Protocol::blind);
   find_measured();
   const auto m = static_cast<std::int64_t>(measured_.size());
-  keep_probabilities_ = c.layers * c.query_heads * m * info_.tokens * 4 <= reference_limit_bytes;
+  keep_probabilities_ = c.layers * c.query_heads * m * info_.tokens * 4 <= reference_bytes;
   const auto layers = static_cast<std::size_t>(c.layers), heads = static_cast<std::size_t>(c.layers * c.query_heads);
   keys_.resize(layers);
   values_.resize(layers);
@@ -49,7 +49,7 @@ SequenceData::SequenceData(std::shared_ptr<const RecordedRun> run, std::int64_t 
     const std::int64_t layer = i / card().query_heads, head = i % card().query_heads, dim = card().head_dim;
     View<float, 2> joined = outputs_[static_cast<std::size_t>(layer)].view();
     const View<float, 2> out(joined.data() + head * dim, {m, dim}, {card().query_heads * dim, 1});
-    auto p = std::make_shared<Array<float, 2>>(attend(layer, head, out));
+    auto p = std::make_shared<Array<float, 2>>(attend(layer, head, 0, m, out));
     for (std::int64_t row = 0; row < m; ++row) {
       const auto place = static_cast<std::size_t>(i * m + row);
       const std::int64_t query = measured_[static_cast<std::size_t>(row)];
@@ -113,34 +113,36 @@ void SequenceData::load_layer(std::int64_t layer) {
   queries_[static_cast<std::size_t>(layer)] = std::move(q);
 }
 
-Array<float, 2> SequenceData::attend(std::int64_t layer, std::int64_t query_head, View<float, 2> out) const {
+Array<float, 2> SequenceData::attend(std::int64_t layer, std::int64_t query_head, std::int64_t row, std::int64_t n,
+                                     View<float, 2> out) const {
   const ModelCard& c = card();
-  const auto m = static_cast<std::int64_t>(measured_.size());
-  Array<float, 2> p({m, info_.tokens});
+  Array<float, 2> p({n, info_.tokens});
   std::vector<std::int64_t> k_position(static_cast<std::size_t>(info_.tokens));
   std::iota(k_position.begin(), k_position.end(), 0);
   const std::int64_t dim = c.head_dim, kv_head = query_head / c.group();
   const View<const float, 2> k(keys(layer).data() + kv_head * dim, {info_.tokens, dim}, {c.kv_heads * dim, 1});
   const View<const float, 2> v(values(layer).data() + kv_head * dim, {info_.tokens, dim}, {c.kv_heads * dim, 1});
   for (const QueryRun& piece : query_runs_) {
-    const float* q = queries(layer).data() + (piece.row * c.query_heads + query_head) * dim;
+    const std::int64_t begin = std::max(row, piece.row), end = std::min(row + n, piece.row + piece.n);
+    if (begin >= end) continue;
+    const float* q = queries(layer).data() + (begin * c.query_heads + query_head) * dim;
     replay::attend({.card = c,
                     .layer = layer,
                     .query_head = query_head,
-                    .q = {q, {piece.n, dim}, {c.query_heads * dim, 1}},
-                    .position = std::span(measured_).subspan(static_cast<std::size_t>(piece.row),
-                                                             static_cast<std::size_t>(piece.n)),
+                    .q = {q, {end - begin, dim}, {c.query_heads * dim, 1}},
+                    .position = std::span(measured_).subspan(static_cast<std::size_t>(begin),
+                                                             static_cast<std::size_t>(end - begin)),
                     .slots = {k, v, k_position, nullptr}},
-                   p.view().slice(piece.row, piece.n), out.slice(piece.row, piece.n));
+                   p.view().slice(begin - row, end - begin), out.slice(begin - row, end - begin));
   }
   return p;
 }
 
-std::shared_ptr<const Array<float, 2>> SequenceData::reference_probabilities(std::int64_t layer,
-                                                                             std::int64_t query_head) const {
-  if (keep_probabilities_) return probabilities_[at(layer, query_head)];
-  Array<float, 2> out({static_cast<std::int64_t>(measured_.size()), card().head_dim});
-  return std::make_shared<const Array<float, 2>>(attend(layer, query_head, out.view()));
+ReferenceRows SequenceData::reference_rows(std::int64_t layer, std::int64_t query_head, std::int64_t row,
+                                           std::int64_t n) const {
+  if (keep_probabilities_) return {probabilities_[at(layer, query_head)], 0};
+  Array<float, 2> out({n, card().head_dim});
+  return {std::make_shared<const Array<float, 2>>(attend(layer, query_head, row, n, out.view())), row};
 }
 
 const std::vector<std::int32_t>& SequenceData::reference_top(std::int64_t layer, std::int64_t query_head,

@@ -18,11 +18,22 @@ struct QueryRun {
   std::int64_t row = 0, first = 0, n = 0;
 };
 
+// Rows of softmax over all tokens.
+struct ReferenceRows {
+  std::shared_ptr<const Array<float, 2>> block;  // [rows, T]
+  std::int64_t first = 0;                        // measured row of its row 0
+  std::span<const float> row(std::int64_t measured_row) const {
+    const std::int64_t tokens = block->extent(1);
+    return {block->data() + (measured_row - first) * tokens, static_cast<std::size_t>(tokens)};
+  }
+};
+
 class SequenceData {
  public:
   // Reads K, V and the measured queries and runs the reference attention (in parallel over layers and heads: call it
   // without holding a lock). Error(usage) when no measured query was recorded; the message names the signal.
-  SequenceData(std::shared_ptr<const RecordedRun> run, std::int64_t sequence);
+  SequenceData(std::shared_ptr<const RecordedRun> run, std::int64_t sequence,
+               std::int64_t reference_bytes = reference_limit_bytes);
 
   const RecordedRun& run() const { return *run_; }
   const ModelCard& card() const { return run_->card(); }
@@ -45,10 +56,10 @@ class SequenceData {
     return queries_[static_cast<std::size_t>(layer)];
   }  // [M, Hq, D]
 
-  // Reference attention over the full cache: rows of softmax of one query head [M, T] (kept in memory up to
-  // `reference_limit_bytes`, computed again, bitwise the same, beyond it), outputs of a layer [M, Hq·D], and per row
-  // the keys of the largest probabilities, most first (at most `overlap_keys`).
-  std::shared_ptr<const Array<float, 2>> reference_probabilities(std::int64_t layer, std::int64_t query_head) const;
+  // Reference attention over the full cache: rows [row, row + n) of softmax of one query head (all rows are kept in
+  // memory up to a limit; beyond it these are computed again, bitwise the same), outputs of a layer [M, Hq·D], and per
+  // row the keys of the largest probabilities, most first (at most `overlap_keys`).
+  ReferenceRows reference_rows(std::int64_t layer, std::int64_t query_head, std::int64_t row, std::int64_t n) const;
   const Array<float, 2>& reference_output(std::int64_t layer) const {
     return outputs_[static_cast<std::size_t>(layer)];
   }
@@ -75,7 +86,9 @@ class SequenceData {
   std::size_t at(std::int64_t layer, std::int64_t query_head) const {
     return static_cast<std::size_t>(layer * card().query_heads + query_head);
   }
-  Array<float, 2> attend(std::int64_t layer, std::int64_t query_head, View<float, 2> out) const;
+  // Measured rows [row, row + n): p [n, T], out [n, D].
+  Array<float, 2> attend(std::int64_t layer, std::int64_t query_head, std::int64_t row, std::int64_t n,
+                         View<float, 2> out) const;
   void find_measured();
   void load_layer(std::int64_t layer);
   void project_reference();

@@ -277,6 +277,16 @@ TEST(OpenLoop, EqualForAnyThreadCount) {
   for (std::size_t i = 4; i < found.size(); ++i) EXPECT_EQ(found[i], found[i % 4]);
 }
 
+TEST(OpenLoop, ReferencesTooLargeToKeepGiveTheSameFigures) {
+  const auto run = synthetic_run({.window = 40});
+  const SequenceData kept(run, 1), again(run, 1, 0);
+  for (const char* preset : {"knorm", "tova", "oracle_step"}) {
+    const OpenOutcome a = run_open(kept, job_of(preset, "0.2")), b = run_open(again, job_of(preset, "0.2"));
+    ASSERT_EQ(a.metrics.size(), b.metrics.size());
+    for (const auto& [name, metric] : a.metrics) EXPECT_EQ(metric.value, b.metrics.at(name).value) << preset << name;
+  }
+}
+
 TEST(OpenLoop, SpansAreFollowed) {
   const auto run = synthetic_run();
   const SequenceData data(run, 1);
