@@ -35,7 +35,7 @@ std::string recorded(const TemporaryFolder& folder, const char* name, DType dtyp
 }
 
 TEST(Fuzz, Trace) {
-  const TemporaryFolder folder(true);
+  const TemporaryFolder folder;
   const std::vector<std::string> corpus = {recorded(folder, "a.kvt", DType::f32, true),
                                            recorded(folder, "b.kvt", DType::bf16, false)};
   const std::filesystem::path path = folder / "fuzz.kvt";
@@ -46,7 +46,7 @@ TEST(Fuzz, Trace) {
 }
 
 TEST(Fuzz, TraceCheckAndRepair) {
-  const TemporaryFolder folder(true);
+  const TemporaryFolder folder;
   const std::vector<std::string> corpus = {recorded(folder, "a.kvt", DType::f16, true)};
   const std::filesystem::path path = folder / "fuzz.kvt";
   fuzz("trace check", corpus, [&](const std::string& bytes) {

@@ -76,7 +76,7 @@ TEST(KvtRoundTrip, OneTokenZeroTokensAndZeroSequences) {
 }
 
 TEST(KvtRoundTrip, PassesLongerThanAChunkAndTailsShorter) {
-  const TemporaryFolder folder;
+  const TemporaryFolder folder(false);  // on a disk, with fsync
   const Driver driver({}, {context_of(333), context_of(70, 130)});
   RecordOptions options;
   options.column_sums = options.pooled_maps = false;

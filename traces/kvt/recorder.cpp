@@ -1,50 +1,20 @@
+// Taking what the tap shows: buffering, writing and committing rows of tokens.
 #include "traces/kvt/recorder.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
-#include <deque>
-#include <limits>
-#include <map>
 #include <numeric>
-#include <optional>
 
-#include "core/hash.h"
 #include "core/parallel.h"
-#include "traces/kvt/attention_sums.h"
-#include "traces/kvt/file_writer.h"
 #include "traces/kvt/next_token.h"
-#include "traces/kvt/query_moments.h"
+#include "traces/kvt/query_choice.h"
+#include "traces/kvt/recorder_state.h"
 #include "traces/kvt/recording_plan.h"
-#include "traces/kvt/row_buffers.h"
 
 namespace kvgrind::traces {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-// Rows that will be committed together: never across a multiple of C.
-struct Range {
-  std::int64_t first = 0, end = 0;              // rows of the file
-  std::int64_t query_first = 0, query_end = 0;  // rows of q
-  std::vector<std::uint64_t> sums;              // a row of tok_sums
-  std::int64_t layers_written = 0;
-};
-
-struct Extent {
-  std::int64_t first_row = 0, rows = 0, first_position = 0;
-};
-
-// A sequence between its first pass and sequence_done.
-struct OpenSequence {
-  std::optional<AttentionSums> attention;
-  std::optional<QueryMoments> moments;
-  std::vector<Extent> extents;
-  std::int64_t next_position = 0;
-  std::int64_t rows = 0;
-};
 
 float norm(View<const float, 2> x, std::int64_t row) {
   double sum = 0.0;
@@ -53,105 +23,6 @@ float norm(View<const float, 2> x, std::int64_t row) {
 }
 
 }  // namespace
-
-struct Recorder::State {
-  Plan plan;
-  RecordOptions options;
-  Content content;
-  std::vector<std::string> not_recorded;
-  std::int64_t C = 16;
-  std::unique_ptr<FileWriter> file;
-  bool ended = false;  // closed, stopped or failed: nothing more is written
-  SumColumns columns{};
-
-  GroupBuffer k, v, q, lse;
-  std::array<RowBuffer, small_count> small;
-  std::deque<Range> ranges;
-  std::int64_t rows = 0, query_rows = 0, text_bytes = 0, committed = 0, committed_text = 0;
-  Clock::time_point last_commit = Clock::now();
-
-  std::map<std::int64_t, OpenSequence> open;
-  std::vector<bool> done;
-  std::int64_t current = -1;  // sequence of the last pass
-  double mass_error = std::numeric_limits<double>::quiet_NaN();
-
-  // The pass under way.
-  bool in_pass = false, decode = false;
-  std::int64_t pass_sequence = 0, pass_first = 0, pass_row = 0, pass_rows = 0, pass_query_row = 0;
-  std::vector<std::int32_t> pass_ids;
-  std::vector<std::int64_t> chosen;  // rows of the pass whose queries are kept
-  std::int64_t next_layer = 0;
-
-  // The last row, while the token after it is unknown.
-  std::int64_t pending_row = -1;
-  std::vector<float> pending_logits;
-  double pending_log_sum = 0.0;
-  bool lost_nll = false;
-
-  RowBuffer& row_buffer(Small which) { return small[static_cast<std::size_t>(which)]; }
-  const TokenSequence& sequence(std::int64_t id) const { return plan.sequences[static_cast<std::size_t>(id)]; }
-
-  OpenSequence& opened(std::int64_t id);
-  void reserve(std::int64_t bytes);
-  void begin(const TapPass& pass);
-  void layer(const TapLayer& layer);
-  void end(const TapEnd& end);
-  void resolve_next(std::int32_t token);
-  void write_layer(Range& range, std::int64_t layer);
-  void commit_range(Range& range);
-  void commit_due();
-  void commit_tail();
-  void drop_pass();
-  void sequence_done(std::int64_t id, std::int32_t next_token);
-  void write_colsums(OpenSequence& one, std::int64_t id, Row& commit, Hasher& tables);
-  void write_statistics(OpenSequence& one, std::int64_t id, Row& commit, Hasher& tables);
-  void write_maps(OpenSequence& one, std::int64_t id);
-  FileWriter::Ending ending(StatusCode code);
-  void finish();
-  void stop(StatusCode code);
-
-  // Runs a piece of writing; after a write fault nothing is touched any more.
-  template <class F>
-  void guarded(F&& work) {
-    if (ended)
-      throw Error(Category::write, {.doing = "writing trace", .on = plan_path, .found = "a recording that has ended"});
-    try {
-      work();
-    } catch (const Error& error) {
-      if (error.category() == Category::write && !ended) {
-        ended = true;
-        file->abandon();
-        Fault fault = error.fault();
-        fault.usable = usable();
-        throw Error(Category::write, std::move(fault));
-      }
-      throw;
-    }
-  }
-  std::string plan_path;
-  std::string usable() const {
-    return fmt::format("the first {} tokens are in {}", committed, file->output().part().string());
-  }
-};
-
-OpenSequence& Recorder::State::opened(std::int64_t id) {
-  const auto it = open.find(id);
-  if (it != open.end()) return it->second;
-  const TokenSequence& one = sequence(id);
-  OpenSequence out;
-  out.next_position = one.fork_at;
-  const std::int64_t announced = one.fork_at + announced_rows_of(one);
-  if (content.column_sums || content.pooled_maps)
-    out.attention.emplace(plan.card.layers, plan.card.query_heads, recorded_segments_of(one), one.fork_at, announced,
-                          content.column_sums, content.pooled_maps, plan.card.sinks.empty());
-  if (content.query_statistics) {
-    std::vector<Segment> segments = recorded_segments_of(one);
-    segments.push_back({Role::generated, one.fork_at + static_cast<std::int64_t>(one.ids.size()),
-                        std::numeric_limits<std::int64_t>::max()});
-    out.moments.emplace(plan.card, std::move(segments));
-  }
-  return open.emplace(id, std::move(out)).first->second;
-}
 
 // Stops cleanly while there is still room to do so.
 void Recorder::State::reserve(std::int64_t bytes) {
@@ -333,7 +204,7 @@ void Recorder::State::commit_range(Range& range) {
   file->commit(Stream::tok, row);
   committed = range.end;
   committed_text += bytes;
-  last_commit = Clock::now();
+  last_commit = std::chrono::steady_clock::now();
 }
 
 void Recorder::State::commit_due() {
@@ -343,7 +214,8 @@ void Recorder::State::commit_due() {
     ranges.pop_front();
   }
   if (!decode || ranges.empty() || pending_row >= 0) return;
-  if (rows - committed >= 64 || Clock::now() - last_commit >= std::chrono::seconds(1)) commit_tail();
+  if (rows - committed >= 64 || std::chrono::steady_clock::now() - last_commit >= std::chrono::seconds(1))
+    commit_tail();
 }
 
 void Recorder::State::commit_tail() {
@@ -452,240 +324,6 @@ void Recorder::State::drop_pass() {
     row_buffer(Small::q_row).keep_front(keep_queries - (ranges.empty() ? keep_queries : ranges.front().query_first));
   rows = keep;
   query_rows = keep_queries;
-}
-
-void Recorder::State::write_colsums(OpenSequence& one, std::int64_t id, Row& commit, Hasher& tables) {
-  if (!content.column_sums) return;
-  const ModelCard& card = plan.card;
-  commit[commit_column::first_block] = static_cast<std::uint64_t>(file->rows("colsum_index"));
-  Hasher sums_hash;
-  std::vector<float> layer;
-  const std::vector<AttentionSums::Block> blocks = one.attention->blocks();
-  for (const AttentionSums::Block& block : blocks) {
-    const std::int64_t first = file->rows("colsum");
-    std::vector<std::uint64_t> sums;
-    layer.resize(static_cast<std::size_t>(block.keys * card.query_heads));
-    for (std::int64_t l = 0; l < card.layers; ++l) {
-      one.attention->column_sums(block, l, layer.data());
-      file->write_group("colsum", l, 0, first, block.keys, layer.data());
-      sums.push_back(hash_bytes(layer.data(), block.keys * card.query_heads * 4));
-    }
-    Row row{};
-    row[block_column::sequence] = static_cast<std::uint64_t>(id);
-    row[block_column::segment] = static_cast<std::uint64_t>(block.segment);
-    row[block_column::begin] = static_cast<std::uint64_t>(block.begin);
-    row[block_column::end] = static_cast<std::uint64_t>(block.end);
-    row[block_column::n] = static_cast<std::uint64_t>(block.n);
-    row[block_column::first_row] = static_cast<std::uint64_t>(first);
-    row[block_column::rows] = static_cast<std::uint64_t>(block.keys);
-    seal(row);
-    tables.add(row.data(), sizeof row);
-    file->append("colsum_index", 1, row.data());
-    file->append("colsum_sums", 1, sums.data());
-    sums_hash.add(sums.data(), static_cast<std::int64_t>(sums.size()) * 8);
-  }
-  commit[commit_column::blocks] = blocks.size();
-  commit[commit_column::colsum_sum] = sums_hash.digest();
-}
-
-void Recorder::State::write_statistics(OpenSequence& one, std::int64_t id, Row& commit, Hasher& tables) {
-  if (!content.query_statistics) return;
-  const std::int64_t L = plan.card.layers, Hq = plan.card.query_heads, D = plan.card.head_dim;
-  commit[commit_column::first_statistic] = static_cast<std::uint64_t>(file->rows("qstat_index"));
-  Hasher sums_hash;
-  std::uint64_t written = 0;
-  std::vector<float> mean(static_cast<std::size_t>(Hq * D)), modulus(static_cast<std::size_t>(Hq * (D / 2))),
-      second(static_cast<std::size_t>(Hq * D * D));
-  const std::int64_t announced = one.moments->segments() - 1;  // the last is what was generated
-  for (std::int64_t s = 0; s <= announced; ++s) {
-    if (one.moments->count(s) == 0) continue;
-    const std::int64_t at = file->rows("qstat_index");
-    for (const char* name : {"qstat_mean", "qstat_modulus", "qstat_second"}) file->grow(name, at + 1);
-    std::vector<std::uint64_t> sums;
-    for (std::int64_t l = 0; l < L; ++l) {
-      one.moments->read(s, l, mean.data(), modulus.data(), second.data());
-      file->write_box("qstat_mean", {at, l, 0, 0}, {1, 1, Hq, D}, mean.data());
-      file->write_box("qstat_modulus", {at, l, 0, 0}, {1, 1, Hq, D / 2}, modulus.data());
-      for (std::int64_t h = 0; h < Hq; ++h)
-        file->write_box("qstat_second", {at, l, h, 0, 0}, {1, 1, 1, D, D}, second.data() + h * D * D);
-      sums.push_back(hash_bytes(mean.data(), Hq * D * 4));
-      sums.push_back(hash_bytes(modulus.data(), Hq * (D / 2) * 4));
-      sums.push_back(hash_bytes(second.data(), Hq * D * D * 4));
-    }
-    const Segment& segment = one.moments->segment(s);
-    Row row{};
-    row[block_column::sequence] = static_cast<std::uint64_t>(id);
-    row[block_column::segment] = s == announced ? sequence(id).segments.size() : static_cast<std::uint64_t>(s);
-    row[block_column::begin] = static_cast<std::uint64_t>(segment.begin);
-    row[block_column::end] = static_cast<std::uint64_t>(std::min(segment.end, one.next_position));
-    row[block_column::n] = static_cast<std::uint64_t>(one.moments->count(s));
-    seal(row);
-    tables.add(row.data(), sizeof row);
-    file->append("qstat_index", 1, row.data());
-    file->append("qstat_sums", 1, sums.data());
-    sums_hash.add(sums.data(), static_cast<std::int64_t>(sums.size()) * 8);
-    ++written;
-  }
-  commit[commit_column::statistics] = written;
-  commit[commit_column::qstat_sum] = sums_hash.digest();
-}
-
-void Recorder::State::write_maps(OpenSequence& one, std::int64_t id) {
-  if (!content.pooled_maps || one.rows == 0) return;
-  const std::int64_t L = plan.card.layers, Hq = plan.card.query_heads, side = one.attention->side();
-  const std::int64_t cells = triangle(side), first = file->rows("map_max");
-  std::vector<std::uint8_t> max(static_cast<std::size_t>(Hq * cells)), mean(max.size());
-  std::vector<std::uint64_t> sums;
-  for (std::int64_t l = 0; l < L; ++l) {
-    parallel_for(Hq,
-                 [&](std::int64_t h) { one.attention->map(l, h, max.data() + h * cells, mean.data() + h * cells); });
-    file->append("map_max", Hq * cells, max.data());
-    file->append("map_mean", Hq * cells, mean.data());
-    sums.push_back(hash_bytes(max.data(), Hq * cells));
-    sums.push_back(hash_bytes(mean.data(), Hq * cells));
-  }
-  Row row{}, commit{};
-  row[map_column::sequence] = static_cast<std::uint64_t>(id);
-  row[map_column::first_query] = static_cast<std::uint64_t>(sequence(id).fork_at);
-  row[map_column::tokens] = static_cast<std::uint64_t>(one.next_position);
-  row[map_column::cell] = static_cast<std::uint64_t>(one.attention->cell());
-  row[map_column::side] = static_cast<std::uint64_t>(side);
-  row[map_column::first_byte] = static_cast<std::uint64_t>(first);
-  row[map_column::bytes] = static_cast<std::uint64_t>(L * Hq * cells);
-  seal(row);
-  commit[commit_column::sequence] = static_cast<std::uint64_t>(id);
-  commit[commit_column::map_row] = static_cast<std::uint64_t>(file->rows("map_index"));
-  file->append("map_index", 1, row.data());
-  file->append("map_sums", 1, sums.data());
-  commit[commit_column::tables_sum] = hash_bytes(row.data(), sizeof row);
-  commit[commit_column::map_sum] = hash_bytes(sums.data(), static_cast<std::int64_t>(sums.size()) * 8);
-  file->commit(Stream::map, commit);
-}
-
-void Recorder::State::sequence_done(std::int64_t id, std::int32_t next_token) {
-  if (in_pass || id < 0 || id >= static_cast<std::int64_t>(done.size()) || done[static_cast<std::size_t>(id)])
-    throw Error(Category::usage, {.doing = "recording",
-                                  .on = fmt::format("sequence {}", id),
-                                  .found = "its end",
-                                  .expected = "an announced sequence, once, between passes"});
-  OpenSequence& one = opened(id);
-  if (id == current && pending_row >= 0) resolve_next(next_token);
-  commit_tail();
-  const ModelCard& card = plan.card;
-  const TokenSequence& announced = sequence(id);
-  std::int64_t bytes = 0;
-  if (content.column_sums)
-    for (const AttentionSums::Block& block : one.attention->blocks())
-      bytes += block.keys * card.layers * card.query_heads * 4;
-  if (content.query_statistics)
-    for (std::int64_t s = 0; s < one.moments->segments(); ++s)
-      if (one.moments->count(s) > 0) bytes += card.layers * card.query_heads * card.head_dim * (card.head_dim + 2) * 4;
-  if (content.pooled_maps && one.rows > 0)
-    bytes += 2 * card.layers * card.query_heads * triangle(one.attention->side());
-  reserve(bytes);
-
-  Row commit{}, row{};
-  Hasher tables;
-  row[sequence_column::id] = static_cast<std::uint64_t>(id);
-  row[sequence_column::parent] = static_cast<std::uint64_t>(announced.parent);
-  row[sequence_column::fork_at] = static_cast<std::uint64_t>(announced.fork_at);
-  row[sequence_column::first_row] =
-      one.extents.empty() ? static_cast<std::uint64_t>(-1) : static_cast<std::uint64_t>(one.extents[0].first_row);
-  row[sequence_column::rows] = static_cast<std::uint64_t>(one.rows);
-  row[sequence_column::announced] = announced.ids.size();
-  row[sequence_column::decode] = static_cast<std::uint64_t>(announced.decode);
-  row[sequence_column::next_token] = static_cast<std::uint64_t>(static_cast<std::int64_t>(next_token));
-  // Its segments again, as they came out: cut at the last token, with what was generated.
-  std::vector<Row> segments;
-  const std::int64_t end = one.next_position;
-  const auto add_segment = [&](Role role, std::int64_t a, std::int64_t b) {
-    segments.push_back({static_cast<std::uint64_t>(id), static_cast<std::uint64_t>(role),
-                        static_cast<std::uint64_t>(std::min(a, end)), static_cast<std::uint64_t>(std::min(b, end))});
-    seal(segments.back());
-  };
-  std::int64_t covered = announced.fork_at + static_cast<std::int64_t>(announced.ids.size()), spans_before = 0;
-  for (const Segment& s : announced.segments) {
-    add_segment(s.role, s.begin, s.end);
-    covered = std::max(covered, s.end);
-  }
-  if (covered < end) add_segment(Role::generated, covered, end);
-  for (std::int64_t s = 0; s < id; ++s) spans_before += static_cast<std::int64_t>(sequence(s).spans.size());
-  row[sequence_column::first_segment] = static_cast<std::uint64_t>(file->rows("segment"));
-  row[sequence_column::segments] = segments.size();
-  row[sequence_column::first_span] = static_cast<std::uint64_t>(spans_before);
-  row[sequence_column::spans] = announced.spans.size();
-  row[sequence_column::done] = 1;
-  seal(row);
-  commit[commit_column::sequence] = static_cast<std::uint64_t>(id);
-  commit[commit_column::sequence_row] = static_cast<std::uint64_t>(file->rows("sequence"));
-  commit[commit_column::first_extent] = static_cast<std::uint64_t>(file->rows("extent"));
-  commit[commit_column::extents] = one.extents.size();
-  file->append("sequence", 1, row.data());
-  file->append("segment", static_cast<std::int64_t>(segments.size()), segments.data());
-  tables.add(row.data(), sizeof row);
-  tables.add(segments.data(), static_cast<std::int64_t>(segments.size() * sizeof(Row)));
-  for (const Extent& extent : one.extents) {
-    Row extent_row{static_cast<std::uint64_t>(id), static_cast<std::uint64_t>(extent.first_row),
-                   static_cast<std::uint64_t>(extent.rows), static_cast<std::uint64_t>(extent.first_position)};
-    seal(extent_row);
-    tables.add(extent_row.data(), sizeof extent_row);
-    file->append("extent", 1, extent_row.data());
-  }
-  write_colsums(one, id, commit, tables);
-  write_statistics(one, id, commit, tables);
-  commit[commit_column::tables_sum] = tables.digest();
-  file->commit(Stream::seg, commit);
-  write_maps(one, id);
-  if (one.attention) {
-    const double error = one.attention->largest_mass_error();
-    if (!std::isnan(error) && !(error <= mass_error)) mass_error = error;
-  }
-  done[static_cast<std::size_t>(id)] = true;
-  open.erase(id);
-}
-
-FileWriter::Ending Recorder::State::ending(StatusCode code) {
-  std::vector<std::string> list = not_recorded;
-  if (lost_nll) list.push_back("NLL of the last token before another sequence was fed in between");
-  for (std::size_t s = 0; s < done.size(); ++s)
-    if (!done[s])
-      list.push_back(fmt::format("sequence {}: announced, but {}", s,
-                                 open.contains(static_cast<std::int64_t>(s)) ? "its end was not reached" : "not fed"));
-  for (const auto& [id, one] : open) {
-    const double error = one.attention ? one.attention->largest_mass_error() : NAN;
-    if (!std::isnan(error) && !(error <= mass_error)) mass_error = error;
-  }
-  std::int64_t announced = 0;
-  for (const TokenSequence& one : plan.sequences) announced += announced_rows_of(one);
-  return {.state = code,
-          .rows = committed,
-          .announced = announced,
-          .mass_error = mass_error,
-          .not_recorded = not_recorded_text(list)};
-}
-
-void Recorder::State::stop(StatusCode code) {
-  drop_pass();
-  pending_row = -1;
-  commit_tail();
-  const FileWriter::Ending how = ending(code);
-  ended = true;
-  try {
-    file->stop(how);
-  } catch (...) {
-    file->abandon();
-    throw;
-  }
-}
-
-void Recorder::State::finish() {
-  if (current >= 0 && !done[static_cast<std::size_t>(current)] && open.contains(current) &&
-      opened(current).rows >= static_cast<std::int64_t>(sequence(current).ids.size()))
-    sequence_done(current, -1);
-  pending_row = -1;
-  commit_tail();
-  file->publish(ending(StatusCode::complete));
-  ended = true;
 }
 
 Recorder::Recorder(const std::filesystem::path& path, Plan plan, const RecordOptions& options)

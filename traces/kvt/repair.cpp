@@ -146,31 +146,16 @@ void copy_map(const Trace::State& s, FileWriter& file, const Row& commit) {
   file.commit(Stream::map, commit);
 }
 
-}  // namespace
-
-json::object repair_trace(const std::filesystem::path& in, const std::filesystem::path& out, bool force) {
-  check_is_hdf5(in);
-  std::error_code ignored;
-  if (std::filesystem::equivalent(in, out, ignored))
-    throw Error(Category::usage, {.doing = "repairing",
-                                  .on = in.string(),
-                                  .found = "the same file as output",
-                                  .expected = "another name",
-                                  .next = "give -o FILE"});
-  Trace::State s;
-  s.path = in;
-  s.name = in.filename().string();
-  probe_in_child(s.name, [&] {
-    Trace::State probed;
-    probed.path = in;
-    probed.name = s.name;
-    probed.load(true);
-  });
-  s.load(false);
-
-  Outcome outcome;
-  outcome.tok = sound_prefix(s, outcome);
-  FileWriter file(out, force, FsyncMode::end, copied_start(s));
+// Everything that is sound, into the new file.
+void copy(const Trace::State& s, FileWriter& file, Outcome& outcome) {
+  const std::int64_t needed = static_cast<std::int64_t>(std::filesystem::file_size(s.path));
+  if (file.output().free_bytes() < needed)
+    throw Error(Category::write, {.doing = "repairing",
+                                  .on = file.output().final().string(),
+                                  .found = fmt::format("{} bytes free", file.output().free_bytes()),
+                                  .expected = fmt::format("{}", needed),
+                                  .usable = "the input is as it was",
+                                  .next = "free disk space or give another -o FILE"});
   const std::int64_t width = s.columns.size();
   for (std::int64_t i = 0; i < outcome.tok; ++i) {
     const Row& commit = s.commits.tok[static_cast<std::size_t>(i)];
@@ -226,6 +211,40 @@ json::object repair_trace(const std::filesystem::path& in, const std::filesystem
                 .not_recorded = not_recorded_text(list),
                 .start_ms = s.status[status_column::start_ms],
                 .end_ms = s.status[status_column::end_ms]});
+}
+
+}  // namespace
+
+json::object repair_trace(const std::filesystem::path& in, const std::filesystem::path& out, bool force) {
+  check_is_hdf5(in);
+  std::error_code ignored;
+  if (std::filesystem::equivalent(in, out, ignored))
+    throw Error(Category::usage, {.doing = "repairing",
+                                  .on = in.string(),
+                                  .found = "the same file as output",
+                                  .expected = "another name",
+                                  .next = "give -o FILE"});
+  Trace::State s;
+  s.path = in;
+  s.name = in.filename().string();
+  probe_in_child(s.name, [&] {
+    Trace::State probed;
+    probed.path = in;
+    probed.name = s.name;
+    probed.load(true);
+  });
+  s.load(false);
+
+  Outcome outcome;
+  outcome.tok = sound_prefix(s, outcome);
+  FileWriter file(out, force, FsyncMode::end, copied_start(s));
+  try {
+    copy(s, file, outcome);
+  } catch (...) {
+    file.abandon();
+    std::filesystem::remove(file.output().part(), ignored);
+    throw;
+  }
 
   json::object report;
   report["kept_tokens"] = outcome.rows;

@@ -1,0 +1,124 @@
+// Inside of the recorder. Not for other folders.
+#pragma once
+#include <array>
+#include <chrono>
+#include <deque>
+#include <limits>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/error.h"
+#include "core/hash.h"
+#include "traces/kvt/attention_sums.h"
+#include "traces/kvt/file_writer.h"
+#include "traces/kvt/query_moments.h"
+#include "traces/kvt/recorder.h"
+#include "traces/kvt/row_buffers.h"
+
+namespace kvgrind::traces {
+
+// Rows that will be committed together: never across a multiple of C.
+struct Range {
+  std::int64_t first = 0, end = 0;              // rows of the file
+  std::int64_t query_first = 0, query_end = 0;  // rows of q
+  std::vector<std::uint64_t> sums;              // a row of tok_sums
+  std::int64_t layers_written = 0;
+};
+
+struct Extent {
+  std::int64_t first_row = 0, rows = 0, first_position = 0;
+};
+
+// A sequence between its first pass and sequence_done.
+struct OpenSequence {
+  std::optional<AttentionSums> attention;
+  std::optional<QueryMoments> moments;
+  std::vector<Extent> extents;
+  std::int64_t next_position = 0;
+  std::int64_t rows = 0;
+};
+
+struct Recorder::State {
+  Plan plan;
+  RecordOptions options;
+  Content content;
+  std::vector<std::string> not_recorded;
+  std::int64_t C = 16;
+  std::unique_ptr<FileWriter> file;
+  bool ended = false;  // closed, stopped or failed: nothing more is written
+  SumColumns columns{};
+
+  GroupBuffer k, v, q, lse;
+  std::array<RowBuffer, small_count> small;
+  std::deque<Range> ranges;
+  std::int64_t rows = 0, query_rows = 0, text_bytes = 0, committed = 0, committed_text = 0;
+  std::chrono::steady_clock::time_point last_commit = std::chrono::steady_clock::now();
+
+  std::map<std::int64_t, OpenSequence> open;
+  std::vector<bool> done;
+  std::int64_t current = -1;  // sequence of the last pass
+  double mass_error = std::numeric_limits<double>::quiet_NaN();
+
+  // The pass under way.
+  bool in_pass = false, decode = false;
+  std::int64_t pass_sequence = 0, pass_first = 0, pass_row = 0, pass_rows = 0, pass_query_row = 0;
+  std::vector<std::int32_t> pass_ids;
+  std::vector<std::int64_t> chosen;  // rows of the pass whose queries are kept
+  std::int64_t next_layer = 0;
+
+  // The last row, while the token after it is unknown.
+  std::int64_t pending_row = -1;
+  std::vector<float> pending_logits;
+  double pending_log_sum = 0.0;
+  bool lost_nll = false;
+
+  RowBuffer& row_buffer(Small which) { return small[static_cast<std::size_t>(which)]; }
+  const TokenSequence& sequence(std::int64_t id) const { return plan.sequences[static_cast<std::size_t>(id)]; }
+
+  OpenSequence& opened(std::int64_t id);
+  void reserve(std::int64_t bytes);
+  void begin(const TapPass& pass);
+  void layer(const TapLayer& layer);
+  void end(const TapEnd& end);
+  void resolve_next(std::int32_t token);
+  void write_layer(Range& range, std::int64_t layer);
+  void commit_range(Range& range);
+  void commit_due();
+  void commit_tail();
+  void drop_pass();
+  void sequence_done(std::int64_t id, std::int32_t next_token);
+  void write_colsums(OpenSequence& one, std::int64_t id, Row& commit, Hasher& tables);
+  void write_statistics(OpenSequence& one, std::int64_t id, Row& commit, Hasher& tables);
+  void write_maps(OpenSequence& one, std::int64_t id);
+  FileWriter::Ending ending(StatusCode code);
+  void finish();
+  void stop(StatusCode code);
+
+  // Runs a piece of writing; after a write fault nothing is touched any more.
+  template <class F>
+  void guarded(F&& work) {
+    if (ended)
+      throw Error(Category::write, {.doing = "writing trace", .on = plan_path, .found = "a recording that has ended"});
+    try {
+      work();
+    } catch (const Error& error) {
+      if (error.category() == Category::write && !ended) {
+        ended = true;
+        file->abandon();
+        Fault fault = error.fault();
+        fault.usable = usable();
+        throw Error(Category::write, std::move(fault));
+      }
+      throw;
+    }
+  }
+  std::string plan_path;
+  std::string usable() const {
+    return "the first " + std::to_string(committed) + " tokens are in " + file->output().part().string();
+  }
+};
+
+}  // namespace kvgrind::traces
