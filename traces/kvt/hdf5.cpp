@@ -212,7 +212,12 @@ File create_file(const std::string& path) {
   H5Pset_libver_bounds(access.get(), H5F_LIBVER_LATEST, H5F_LIBVER_LATEST);
   File file;
   file.name = path;
-  file.id.reset(H5Fcreate(path.c_str(), H5F_ACC_EXCL, H5P_DEFAULT, access.get()));
+  // Pages of 4 KiB, so that no small piece of metadata lies across two pages of memory: a process that is killed in the
+  // middle of a write has written whole pages of it, and a piece half new, half old would be lost for good.
+  const PropertyId create(H5Pcreate(H5P_FILE_CREATE));
+  H5Pset_file_space_strategy(create.get(), H5F_FSPACE_STRATEGY_PAGE, false, 1);
+  H5Pset_file_space_page_size(create.get(), 4096);
+  file.id.reset(H5Fcreate(path.c_str(), H5F_ACC_EXCL, create.get(), access.get()));
   if (!file.id) throw write_fault(path, last_error());
   return file;
 }

@@ -16,15 +16,21 @@ void seal(Row& row) { row[15] = hash_bytes(row.data(), 15 * 8); }
 bool sealed(const Row& row) { return row[15] == hash_bytes(row.data(), 15 * 8); }
 
 std::int64_t chunk_rows_for(std::int64_t rows, std::int64_t row_bytes, std::int64_t most) {
-  most = std::max<std::int64_t>(
-      16, std::min(most, (std::int64_t{1} << 20) / std::max<std::int64_t>(row_bytes, 1)) / 16 * 16);
+  row_bytes = std::max<std::int64_t>(row_bytes, 1);
+  most = std::max<std::int64_t>(16, std::min(most, (std::int64_t{1} << 20) / row_bytes) / 16 * 16);
   if (rows <= 0) return std::min<std::int64_t>(most, 256);
-  std::int64_t best = 16, best_padding = std::numeric_limits<std::int64_t>::max();
-  for (std::int64_t chunk = std::min(most, (rows + 15) / 16 * 16); chunk >= 16; chunk -= 16) {
-    const std::int64_t padding = (rows + chunk - 1) / chunk * chunk - rows;
-    if (padding <= rows / 100) return chunk;
-    if (padding < best_padding) best = chunk, best_padding = padding;
-  }
+  // Bytes on disk: whole chunks, those above a page in whole pages.
+  const auto waste = [&](std::int64_t chunk) {
+    std::int64_t bytes = chunk * row_bytes;
+    if (bytes > page_bytes) bytes = (bytes + page_bytes - 1) / page_bytes * page_bytes;
+    return (rows + chunk - 1) / chunk * bytes - rows * row_bytes;
+  };
+  const std::int64_t top = std::min(most, (rows + 15) / 16 * 16);
+  std::int64_t least = std::numeric_limits<std::int64_t>::max();
+  for (std::int64_t chunk = 16; chunk <= top; chunk += 16) least = std::min(least, waste(chunk));
+  const std::int64_t limit = std::max(rows * row_bytes / 100, least + least / 20);
+  std::int64_t best = top;
+  while (waste(best) > limit) best -= 16;
   return best;
 }
 

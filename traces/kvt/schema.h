@@ -18,6 +18,7 @@ inline constexpr std::int64_t format_major = 1, format_minor = 0;
 inline constexpr std::int64_t not_recorded_bytes = 8192;
 inline constexpr std::int64_t max_blob_bytes = 100ll << 20;
 inline constexpr std::int64_t top_tokens = 64;
+inline constexpr std::int64_t page_bytes = 4096;    // of the file's space; see hdf5.cpp on why there are pages
 inline constexpr int recorded_segments = 4;         // column sums and query statistics: at most so many a sequence
 inline constexpr std::int64_t ignored_queries = 4;  // first positions left out of the query statistics
 inline constexpr std::int64_t map_side = 256;
@@ -90,8 +91,8 @@ struct Layout {
   hdf5::Element output_element = hdf5::Element::f32;  // of w_o
 };
 
-// Rows of a chunk for about `rows` rows of `row_bytes` each: a multiple of 16, at most `most` rows and 1 MiB, padding
-// at most 1 % where that is possible, the largest such.
+// Rows of a chunk for about `rows` rows of `row_bytes` each: a multiple of 16, at most `most` rows and 1 MiB, the
+// largest whose padding (of the last chunk, and of each to whole pages) is at most 1 %, or next to the least possible.
 std::int64_t chunk_rows_for(std::int64_t rows, std::int64_t row_bytes, std::int64_t most);
 // C: as above, and no more than an eighth of the run (but 64), nor more than 512 MiB of buffers for all layers.
 std::int64_t token_chunk_rows(const ModelCard& card, std::int64_t rows);
