@@ -79,7 +79,7 @@ std::string bytes_of(const std::filesystem::path& path) {
 }
 
 // Opens what is left, checks that it is a prefix of what was fed. Returns its rows, −1 when there is no file to open.
-std::string refusal;  // why the last file did not open
+std::string not_opened;  // why the last file did not open
 std::int64_t expect_prefix(const std::filesystem::path& part, std::int64_t tokens) {
   if (!std::filesystem::exists(part)) return -1;
   std::shared_ptr<const Trace> trace;
@@ -88,7 +88,7 @@ std::int64_t expect_prefix(const std::filesystem::path& part, std::int64_t token
   } catch (const Error& error) {
     // Only a file that was killed while its datasets were being created may be no trace yet.
     EXPECT_EQ(error.category(), Category::damaged) << error.what();
-    refusal = error.what();
+    not_opened = error.what();
     return -2;
   }
   expect_equal(killed_driver(tokens), *trace, plain);
@@ -116,7 +116,7 @@ TEST(KvtCrash, TwoHundredKillsLeaveACommittedPrefix) {
     }
     const std::int64_t rows = expect_prefix(part, 480);
     if (ready) {
-      EXPECT_GE(rows, 0) << "a recording that had begun must open: " << refusal;
+      EXPECT_GE(rows, 0) << "a recording that had begun must open: " << not_opened;
     }
     if (rows < 0)
       ++unborn;
