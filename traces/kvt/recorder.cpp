@@ -155,20 +155,32 @@ void Recorder::State::layer(const TapLayer& tap) {
 
 void Recorder::State::write_layer(Range& range, std::int64_t l) {
   const std::int64_t n = range.end - range.first, queries = range.query_end - range.query_first;
-  const auto write = [&](const char* name, const GroupBuffer& buffer, std::int64_t head, std::int64_t first,
-                         std::int64_t count, std::int64_t column) {
-    const std::byte* data = buffer.rows(l, head);
-    file->write_group(name, l, head, first, count, data);
-    range.sums[static_cast<std::size_t>(column)] = hash_bytes(data, count * buffer.row_bytes());
+  struct Slice {
+    const char* name;
+    const GroupBuffer* buffer;
+    std::int64_t head, first, count, column;
   };
+  std::vector<Slice> slices;
   for (std::int64_t h = 0; h < plan.card.kv_heads; ++h) {
-    write("k", k, h, range.first, n, columns.k(l, h));
-    write("v", v, h, range.first, n, columns.v(l, h));
+    slices.push_back({"k", &k, h, range.first, n, columns.k(l, h)});
+    slices.push_back({"v", &v, h, range.first, n, columns.v(l, h)});
   }
   if (content.queries)
     for (std::int64_t h = 0; h < plan.card.query_heads; ++h)
-      write("q", q, h, range.query_first, queries, columns.q(l, h));
-  write("lse", lse, 0, range.first, n, columns.lse(l));
+      slices.push_back({"q", &q, h, range.query_first, queries, columns.q(l, h)});
+  slices.push_back({"lse", &lse, 0, range.first, n, columns.lse(l)});
+  const auto sum = [&](std::int64_t i) {
+    const Slice& slice = slices[static_cast<std::size_t>(i)];
+    range.sums[static_cast<std::size_t>(slice.column)] =
+        hash_bytes(slice.buffer->rows(l, slice.head), slice.count * slice.buffer->row_bytes());
+  };
+  const std::int64_t size = static_cast<std::int64_t>(slices.size());
+  if (n * k.row_bytes() >= (64 << 10))
+    parallel_for(size, sum);
+  else
+    for (std::int64_t i = 0; i < size; ++i) sum(i);
+  for (const Slice& slice : slices)
+    file->write_group(slice.name, l, slice.head, slice.first, slice.count, slice.buffer->rows(l, slice.head));
   ++range.layers_written;
 }
 
