@@ -240,6 +240,32 @@ TEST(KvtRoundTrip, RepairOfASoundFileIsTheSameRecording) {
   EXPECT_TRUE(b->pooled_map(1, 0, 0).has_value());
 }
 
+// One file of each released format, never written anew: old recordings stay readable. KVGRIND_REGENERATE=1 makes it
+// where there is none yet.
+TEST(KvtRoundTrip, TheFrozenFileOfFormatOneIsReadable) {
+  const std::filesystem::path path = std::filesystem::path(KVGRIND_SOURCE_DIR) / "tests/golden/trace_format_1.kvt";
+  TokenSequence context = context_of(70);
+  context.spans = {{"needle", 5, 9, "the key"}};
+  TokenSequence fork = context_of(12, 4);
+  fork.parent = 0;
+  fork.fork_at = 70;
+  fork.segments = {{Role::question, 70, 82}};
+  const Driver driver({.head_dim = 4, .hidden = 3, .vocab = 70, .dtype = DType::bf16}, {context, fork});
+  if (std::getenv("KVGRIND_REGENERATE") && !std::filesystem::exists(path)) {
+    Recorder recorder(path, driver.plan(), {.anonymous = true});
+    driver.feed(recorder, 0, 64);
+    driver.feed(recorder, 1, 64);
+    recorder.close();
+  }
+  const auto trace = Trace::open(path);
+  EXPECT_EQ(expect_equal(driver, *trace, {}), 70 + 85);
+  EXPECT_TRUE(traces::check_trace(path, true).ok);
+  EXPECT_EQ(trace->hash(), "45e5eb92696ee164");
+  EXPECT_TRUE(trace->column_sums(1, 1, -1).has_value());
+  EXPECT_TRUE(trace->pooled_map(1, 1, 3).has_value());
+  EXPECT_EQ(trace->query_statistics(1, 0, 0).size(), 3u);
+}
+
 TEST(KvtRoundTrip, AnonymousFilesNameNoHostUserOrPath) {
   const TemporaryFolder folder;
   const Driver driver({}, {context_of(4)});
