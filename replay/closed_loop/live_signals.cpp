@@ -70,6 +70,7 @@ bool LiveSignals::has(sim::Signal signal) const {
   switch (signal) {
     case sim::Signal::future_queries:
     case sim::Signal::repeat_probe:
+    case sim::Signal::reread_probe:
       return false;
     case sim::Signal::segments:
       return !segments_.empty();

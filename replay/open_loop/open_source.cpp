@@ -174,6 +174,7 @@ bool OpenSource::has(sim::Signal signal) const {
     case sim::Signal::spans:
       return !s.info.spans.empty();
     case sim::Signal::repeat_probe:
+    case sim::Signal::reread_probe:
       return false;
   }
   return false;

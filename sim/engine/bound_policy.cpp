@@ -68,6 +68,8 @@ std::string kind_text(const ParamRow& row) {
       return row.words.empty() ? "a [list] of numbers" : fmt::format("a [list] of {}s", row.words[0]);
     case ParamType::text:
       return "a \"text\"";
+    case ParamType::calibration:
+      return "the \"name\" of what kvgrind fit wrote";
   }
   return "";
 }
@@ -137,6 +139,7 @@ std::shared_ptr<const Params::Entry> bind_parameter(const ParamRow& row, const V
       break;
     }
     case ParamType::text:
+    case ParamType::calibration:
       if (!std::holds_alternative<Value::String>(value.data)) wrong();
       break;
   }
@@ -182,13 +185,43 @@ std::optional<Amount> take_amount(Call& call) {
   return amount;
 }
 
+bool passes_through(const ScoreRow& row) {
+  return std::any_of(row.gives.begin(), row.gives.end(),
+                     [](const char* given) { return given == std::string_view("*"); });
+}
+
+bool gives(const BoundCall& score, std::string_view column) {
+  const auto& row = *std::get<const ScoreRow*>(score.row);
+  for (const char* given : row.gives)
+    if (given == column) return true;
+  if (!passes_through(row)) return false;
+  for (const auto& entry : score.params.entries)
+    for (const BoundCall& inner : entry->calls)
+      if (std::holds_alternative<const ScoreRow*>(inner.row) && gives(inner, column)) return true;
+  return false;
+}
+
 void check_columns(const BoundPolicy& policy, const Place& place) {
-  for (const char* column : policy.select_row().columns) {
-    const auto& gives = policy.score_row().gives;
-    if (std::none_of(gives.begin(), gives.end(), [&](const char* given) { return std::string_view(given) == column; }))
-      place.fail(0, fmt::format("select {} with score {}", policy.select.name(), policy.score.name()),
-                 fmt::format("a score that gives the column \"{}\"", column));
-  }
+  const auto check = [&](const char* slot, const std::string& name, const std::vector<const char*>& columns) {
+    for (const char* column : columns)
+      if (!gives(policy.score, column))
+        place.fail(0, fmt::format("{} {} with score {}", slot, name, policy.score.name()),
+                   fmt::format("a score that gives the column \"{}\"", column));
+  };
+  check("budget", policy.budget.name(), policy.budget_row().columns);
+  check("select", policy.select.name(), policy.select_row().columns);
+}
+
+// A score that joins groups needs everything that is scored to be its own.
+void check_joins(const BoundCall& score, bool outermost, const Place& place) {
+  const auto& row = *std::get<const ScoreRow*>(score.row);
+  if (row.join && !outermost)
+    place.fail(0, fmt::format("score {} within a score that works on its result", row.name),
+               fmt::format("{} outermost, without another score around it", row.name));
+  for (const auto& entry : score.params.entries)
+    for (const BoundCall& inner : entry->calls)
+      if (std::holds_alternative<const ScoreRow*>(inner.row))
+        check_joins(inner, outermost && passes_through(row), place);
 }
 
 }  // namespace
@@ -207,6 +240,19 @@ const std::string& Params::word(std::string_view name) const {
 const BoundCall& Params::call(std::string_view name) const { return entry(name).calls.at(0); }
 const std::vector<BoundCall>& Params::calls(std::string_view name) const { return entry(name).calls; }
 std::vector<double> Params::numbers(std::string_view name) const { return entry(name).numbers; }
+const Calibration& Params::calibration(std::string_view name) const {
+  const Entry& given = entry(name);
+  if (!given.calibration) refuse_without_calibration(given);
+  return *given.calibration;
+}
+
+void refuse_without_calibration(const Params::Entry& entry) {
+  throw Error(Category::usage,
+              {.doing = "running policy",
+               .found = fmt::format("no signal calibration for parameter \"{}\"", entry.row->name),
+               .expected = fmt::format("what kvgrind fit {} wrote for this model", entry.row->words.at(0)),
+               .next = fmt::format("kvgrind fit {} TRACE… -o calib.h5, then --calib calib.h5", entry.row->words[0])});
+}
 
 std::string BoundCall::name() const {
   return std::visit([](const auto* given) { return std::string(given->name); }, row);
@@ -232,6 +278,14 @@ std::string BoundCall::text() const {
     }
   }
   return params.entries.empty() ? out : out + ")";
+}
+
+std::string BoundPolicy::print() const {
+  std::string out;
+  const BoundCall* const calls[6] = {&score, &budget, &select, &act, &schedule, &read};
+  for (std::size_t i = 0; i < slot_order.size(); ++i)
+    out += fmt::format("{}{}={}", i ? " " : "", slot_order[i], calls[i]->text());
+  return out;
 }
 
 void refuse(std::string_view whole, std::size_t column, const std::string& found, const std::string& expected,
@@ -265,9 +319,10 @@ BoundPolicy bind_line(std::string_view text) {
     if (given != line.slots.end()) call = given->second;
     if (slot == "budget") out.amount = take_amount(call);
     *calls[i] = bind_one(slot, call, place);
-    out.canonical += fmt::format("{}{}={}", i ? " " : "", slot, calls[i]->text());
   }
+  out.canonical = out.print();
   check_columns(out, place);
+  check_joins(out.score, true, place);
   return out;
 }
 

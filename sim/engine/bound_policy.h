@@ -27,6 +27,7 @@ struct Params::Entry {
   double number = 0;             // integer, number, boolean (0 or 1)
   std::vector<BoundCall> calls;  // call (one), list of calls
   std::vector<double> numbers;   // list of numbers
+  std::shared_ptr<const Calibration> calibration;
 };
 
 class BoundPolicy {
@@ -36,6 +37,7 @@ class BoundPolicy {
   std::optional<Amount> amount;
   std::optional<CountClass> declared_count;  // of a preset's card
 
+  std::string print() const;  // the canonical line of the six calls
   const ScoreRow& score_row() const { return *std::get<const ScoreRow*>(score.row); }
   const BudgetRow& budget_row() const { return *std::get<const BudgetRow*>(budget.row); }
   const SelectRow& select_row() const { return *std::get<const SelectRow*>(select.row); }
@@ -44,6 +46,8 @@ class BoundPolicy {
   const ReadRow& read_row() const { return *std::get<const ReadRow*>(read.row); }
 };
 
+// Names the fit that a policy lacks. Error(usage).
+[[noreturn]] void refuse_without_calibration(const Params::Entry& entry);
 // Binds one call in a slot ("score" …); what is wrong is shown by a caret in `whole`. Error(usage).
 BoundCall bind_call(const std::string& slot, const Call& call, std::string_view whole);
 // Checks one value against a parameter and gives it back in canonical form. Error(usage).

@@ -45,7 +45,10 @@ ParamType type_of(const std::string& name, std::string_view where) {
   if (name == "number") return ParamType::number;
   if (name == "boolean") return ParamType::boolean;
   if (name == "word") return ParamType::word;
-  damaged(where, fmt::format("parameter type \"{}\"", name), "integer, number, boolean or word");
+  if (name == "text") return ParamType::text;  // the name of a calibration
+  if (name == "list") return ParamType::list;  // of numbers
+  if (name == "score") return ParamType::call;
+  damaged(where, fmt::format("parameter type \"{}\"", name), "integer, number, boolean, word, text, list or score");
 }
 
 }  // namespace
@@ -94,6 +97,7 @@ Method read_method(const MethodCard& card) {
       std::find_if(known.begin(), known.end(), [&](CountClass c) { return count_class_name(c) == count; });
   if (found == known.end()) damaged(where, "count " + count, "exact, at_most, threshold or fixed");
   out.count = *found;
+  if (card.data.if_contains("identity")) out.identity = text_of(card.data, "identity", where);
   for (const char* key : {"help", "fidelity", "full"}) (void)text_of(card.data, key, where);
   (void)array_of(card.data, "deviations", where);
   if (!card.data.if_contains("source")) damaged(where, "no \"source\"", "\"source\": {…}");
@@ -127,6 +131,7 @@ std::string expand(const Method& method, const Call& call, std::string_view whol
       if (argument.key != parameter.name) continue;
       ParamRow row{parameter.name.c_str(), parameter.type, nullptr, "", parameter.min, parameter.max, {}};
       for (const std::string& word : parameter.words) row.words.push_back(word.c_str());
+      if (parameter.type == ParamType::call) row.words = {"score"};
       text = value_text(check_value(row, argument.value, whole));
     }
     values[parameter.name] = text;

@@ -31,6 +31,7 @@ struct Method {
   std::vector<Variant> like;
   std::vector<Line> lines;
   CountClass count = CountClass::exact;
+  std::string identity;  // of a fixed count: parameters that turn the method off ("stride=1"), may be empty
 };
 
 Method read_method(const MethodCard& card);  // Error(damaged)

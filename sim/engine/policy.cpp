@@ -35,7 +35,66 @@ bool splits_heads(const BoundCall& call) {
   return false;
 }
 
+template <class Visit>
+void each_calibration(const BoundCall& call, Visit&& visit) {
+  for (const auto& entry : call.params.entries) {
+    if (entry->row->type == ParamType::calibration) visit(*entry);
+    for (const BoundCall& inner : entry->calls) each_calibration(inner, visit);
+  }
+}
+template <class Visit>
+void each_calibration(const BoundPolicy& policy, Visit&& visit) {
+  for (const BoundCall* call : {&policy.score, &policy.budget, &policy.select, &policy.act, &policy.read})
+    each_calibration(*call, visit);
+}
+
+void attach(BoundCall& call, const FindCalibration& find) {
+  for (auto& entry : call.params.entries) {
+    if (entry->row->type != ParamType::calibration && entry->calls.empty()) continue;
+    auto own = std::make_shared<Params::Entry>(*entry);
+    for (BoundCall& inner : own->calls) attach(inner, find);
+    if (own->row->type == ParamType::calibration) {
+      const std::string name = std::get<Value::String>(own->value.data).text;
+      for (const char* method : own->row->words)
+        if (!own->calibration) own->calibration = find(method, name);
+      if (own->calibration) own->value.data = Value::String{own->calibration->hash()};
+    }
+    entry = std::move(own);
+  }
+}
+
 }  // namespace
+
+PolicyPtr with_calibrations(const PolicyPtr& policy, const FindCalibration& find) {
+  if (needed_calibrations(*policy).empty()) return policy;
+  auto out = std::make_shared<BoundPolicy>(*policy);
+  for (BoundCall* call : {&out->score, &out->budget, &out->select, &out->act, &out->read}) attach(*call, find);
+  out->canonical = out->print();
+  return out;
+}
+
+std::vector<std::string> needed_calibrations(const BoundPolicy& policy) {
+  std::vector<std::string> out;
+  each_calibration(policy, [&](const Params::Entry& entry) {
+    for (const char* method : entry.row->words)
+      if (std::find(out.begin(), out.end(), method) == out.end()) out.emplace_back(method);
+  });
+  return out;
+}
+
+void check_calibrations(const BoundPolicy& policy, const ModelCard& card) {
+  each_calibration(policy, [&](const Params::Entry& entry) {
+    if (!entry.calibration) refuse_without_calibration(entry);
+    const std::string model = calibration_model(card);
+    if (entry.calibration->model != model)
+      throw Error(Category::usage,
+                  {.doing = "running policy",
+                   .on = typed_text(policy),
+                   .found = fmt::format("a calibration of model {}", entry.calibration->model),
+                   .expected = fmt::format("one of this model, {}", model),
+                   .next = fmt::format("kvgrind fit {} on recordings of this model", entry.calibration->method)});
+  });
+}
 
 std::string_view signal_name(Signal signal) {
   switch (signal) {
@@ -59,6 +118,8 @@ std::string_view signal_name(Signal signal) {
       return "spans";
     case Signal::repeat_probe:
       return "repeat_probe";
+    case Signal::reread_probe:
+      return "reread_probe";
   }
   return "unknown";
 }
@@ -77,11 +138,13 @@ std::string_view count_class_name(CountClass count) {
   return "unknown";
 }
 
-RepeatProbe SignalSource::repeat_probe(std::int64_t layer, std::int64_t head) const {
-  throw Error(Category::usage, {.doing = "reading signal repeat_probe",
-                                .on = fmt::format("layer {}, query head {}", layer, head),
-                                .found = "no pass that repeats the context",
-                                .expected = "a recording with one"});
+std::vector<RepeatProbe> SignalSource::repeat_probes(std::int64_t layer, std::int64_t head, Signal kind) const {
+  throw Error(Category::usage,
+              {.doing = fmt::format("reading signal {}", signal_name(kind)),
+               .on = fmt::format("layer {}, query head {}", layer, head),
+               .found = "no pass that repeats the context",
+               .expected = "a recording with one",
+               .next = fmt::format("kvgrind record --probe {}", kind == Signal::reread_probe ? "reread" : "repeat")});
 }
 
 PolicyPtr bind_policy(std::string_view text, const std::vector<MethodCard>& own_methods) {

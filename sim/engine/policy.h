@@ -1,12 +1,14 @@
 // A policy bound to primitives: every name resolved, every parameter with a value, canonical print and hash.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "core/calibration.h"
 #include "core/json.h"
 #include "core/policy_line.h"
 #include "sim/engine/signals.h"
@@ -43,6 +45,16 @@ using PolicyPtr = std::shared_ptr<const BoundPolicy>;
 // name and the choices.
 PolicyPtr bind_policy(std::string_view text);
 PolicyPtr bind_policy(std::string_view text, const std::vector<MethodCard>& own_methods);  // and users' own presets
+
+// The policy with what was fitted for it. `find(method, name)` is asked for every calibrated parameter (name: the text
+// in the line, may be empty) and may return null. A calibration's hash takes the place of its name in the canonical
+// line.
+using FindCalibration =
+    std::function<std::shared_ptr<const Calibration>(const std::string& method, const std::string& name)>;
+PolicyPtr with_calibrations(const PolicyPtr& policy, const FindCalibration& find);
+std::vector<std::string> needed_calibrations(const BoundPolicy& policy);  // methods of kvgrind fit
+// Error(usage): one is missing, or was fitted for another model.
+void check_calibrations(const BoundPolicy& policy, const ModelCard& card);
 
 const std::string& canonical_line(const BoundPolicy& policy);  // the identity; without amount and seed
 std::string policy_hash(const BoundPolicy& policy);            // 16 hex digits of the canonical line

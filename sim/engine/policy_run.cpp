@@ -29,7 +29,7 @@ struct PolicyRun::State {
 
   State(const RunSetup& given, const SignalSource& source, CacheState& owned)
       : setup(given), signals(source), cache(owned) {
-    facts = {setup.seed, setup.sequence, &cache.card()};
+    facts = {setup.seed, setup.sequence, &cache.card(), &setup.amount};
     const auto groups = static_cast<std::size_t>(cache.layers() * cache.heads());
     score_memory.resize(groups);
     select_memory.resize(groups);
@@ -55,6 +55,7 @@ struct PolicyRun::State {
                                       .on = typed_text(policy()),
                                       .found = fmt::format("no signal {}", signal_name(signal)),
                                       .expected = "it: the policy needs it"});
+    check_calibrations(policy(), cache.card());
     const bool split = cache_granularity(policy()) == Granularity::query_head;
     const ModelCard& card = cache.card();
     if (split && card.query_heads != card.kv_heads && cache.heads() != card.query_heads)
@@ -83,7 +84,17 @@ struct PolicyRun::State {
     const std::size_t i = at(layer, group);
     const ScoreContext context{policy().score.params, facts, moment, signals, cache, layer, group, score_memory[i]};
     columns[i].extra.clear();
+    columns[i].figures.clear();
     context.evaluate(policy().score, columns[i]);
+  }
+
+  // Joins of nested scores first: those within a score that passes them through.
+  void join(const BoundCall& call, const Moment& moment, std::span<const JoinGroup> groups) {
+    for (const auto& entry : call.params.entries)
+      for (const BoundCall& inner : entry->calls)
+        if (std::holds_alternative<const ScoreRow*>(inner.row)) join(inner, moment, groups);
+    const auto& row = *std::get<const ScoreRow*>(call.row);
+    if (row.join) row.join({call.params, facts, moment, groups});
   }
 
   // The groups that one firing decides on.
@@ -114,6 +125,7 @@ struct PolicyRun::State {
     work.slots.v_state = tail(slots.v_state);
     work.columns.s = tail(all.s);
     for (const auto& [name, column] : all.extra) work.columns.extra[name] = tail(column);
+    work.columns.figures = all.figures;
   }
 
   void allocate(std::vector<Work>& work, const Moment& moment) {
@@ -147,9 +159,20 @@ struct PolicyRun::State {
 
   void select(Work& work, const Moment& moment) {
     const std::size_t i = at(work.layer, work.group);
-    const SelectContext context{
-        policy().select.params, facts,  moment,          work.slots, work.columns, work.layer, work.group,
-        requested[i],           nan[i], select_memory[i]};
+    const GroupSlots& all = cache.group(work.layer, work.group);
+    const std::int64_t n = work.slots.size(), skipped = work.first_slot * all.head_dim;
+    const SelectContext context{policy().select.params,
+                                facts,
+                                moment,
+                                work.slots,
+                                work.columns,
+                                work.layer,
+                                work.group,
+                                requested[i],
+                                nan[i],
+                                select_memory[i],
+                                {all.k.data() + skipped, {n, all.head_dim}},
+                                {all.v.data() + skipped, {n, all.head_dim}}};
     Selection selection = policy().select_row().select(context);
     const auto shift = static_cast<std::int32_t>(work.first_slot);
     work.selection = {};
@@ -159,6 +182,10 @@ struct PolicyRun::State {
     }
     for (const std::int32_t slot : selection.kept) work.selection.kept.push_back(slot + shift);
     for (const std::int32_t slot : selection.order) work.selection.order.push_back(slot + shift);
+    if (!selection.into.empty()) {
+      work.selection.into.assign(static_cast<std::size_t>(shift), -1);
+      for (const std::int32_t slot : selection.into) work.selection.into.push_back(slot < 0 ? -1 : slot + shift);
+    }
     effective[i] = static_cast<std::int64_t>(selection.kept.size());
   }
 
@@ -208,10 +235,16 @@ struct PolicyRun::State {
     }
     const auto n = static_cast<std::int64_t>(work.size());
     parallel_for(n, [&](std::int64_t w) {
-      Work& one = work[static_cast<std::size_t>(w)];
+      const Work& one = work[static_cast<std::size_t>(w)];
       if (one.layer >= score_from) score(one.layer, one.group, moment);
-      take_candidates(one);
     });
+    std::vector<JoinGroup> scored;
+    for (const Work& one : work)
+      if (one.layer >= score_from)
+        scored.push_back(
+            {one.layer, one.group, &cache.group(one.layer, one.group), &columns[at(one.layer, one.group)]});
+    join(policy().score, moment, scored);
+    parallel_for(n, [&](std::int64_t w) { take_candidates(work[static_cast<std::size_t>(w)]); });
     allocate(work, moment);
     parallel_for(n, [&](std::int64_t w) { select(work[static_cast<std::size_t>(w)], moment); });
     act(work, moment);
@@ -254,6 +287,8 @@ PolicyRun::PolicyRun(const RunSetup& setup, const SignalSource& signals, CacheSt
     : state_(std::make_unique<State>(setup, signals, cache)) {
   assert(setup.policy);
   state_->check();
+  for (const auto& entry : setup.policy->act.params.entries)
+    if (std::string_view(entry->row->name) == "count_bias" && entry->number != 0) cache.set_count_bias(true);
 }
 PolicyRun::~PolicyRun() = default;
 PolicyRun::PolicyRun(PolicyRun&&) noexcept = default;
@@ -296,6 +331,7 @@ ReadPlan PolicyRun::read(std::int64_t layer, std::int64_t first, View<const floa
   for (const SlotBytes& bytes : read_bytes) {
     sum.stored += bytes.stored;
     sum.elsewhere += bytes.elsewhere;
+    sum.recomputed += bytes.recomputed;
   }
   cache.note_read(layer, sum);
   return out;

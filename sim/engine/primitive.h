@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/calibration.h"
 #include "core/policy_line.h"
 #include "sim/engine/cache_state.h"
 #include "sim/engine/plan.h"
@@ -19,7 +20,9 @@
 namespace kvgrind::sim {
 
 // boolean: on | off. call: a primitive of the slot named in `words`. list: of numbers, or of calls of that slot.
-enum class ParamType : std::uint8_t { integer, number, boolean, word, call, list, text };
+// calibration: a "text" that names what `kvgrind fit` wrote, of one of the methods in `words`; "" = the one given
+// beside the line (with_calibrations).
+enum class ParamType : std::uint8_t { integer, number, boolean, word, call, list, text, calibration };
 
 struct ParamRow {
   const char* name;
@@ -43,6 +46,7 @@ class Params {
   const BoundCall& call(std::string_view name) const;
   const std::vector<BoundCall>& calls(std::string_view name) const;  // list of calls
   std::vector<double> numbers(std::string_view name) const;          // list of numbers
+  const Calibration& calibration(std::string_view name) const;       // Error(usage) when none was given
 
   struct Entry;
   const Entry& entry(std::string_view name) const;
@@ -66,6 +70,7 @@ struct RunFacts {
   std::uint64_t seed = 0;
   std::int64_t sequence = 0;
   const ModelCard* card = nullptr;
+  const Amount* amount = nullptr;
 };
 
 // ---- score -------------------------------------------------------------------------------------------------------
@@ -77,7 +82,10 @@ struct ScoreContext {
   const CacheState& cache;
   std::int64_t layer = 0, group = 0;
   Memory& memory;
-  const GroupSlots& slots() const { return cache.group(layer, group); }
+  const GroupSlots* part = nullptr;  // slots to score instead of the group's own (some of them)
+  const GroupSlots& slots() const { return part ? *part : cache.group(layer, group); }
+  // What the amount alone gives the group.
+  std::int64_t base_tokens() const;
   // Query heads that read this group: [first, first + count).
   std::int64_t first_query_head() const;
   std::int64_t query_heads() const;
@@ -95,6 +103,19 @@ struct ScoreContext {
 struct Columns {
   std::vector<float> s;  // [slots] higher = keep
   std::map<std::string, std::vector<float>, std::less<>> extra;
+  std::map<std::string, double, std::less<>> figures;  // of the group as a whole
+};
+// What a join sees: all groups that were scored at this firing, layer by layer.
+struct JoinGroup {
+  std::int64_t layer = 0, group = 0;
+  const GroupSlots* slots = nullptr;
+  Columns* columns = nullptr;
+};
+struct JoinContext {
+  const Params& params;
+  const RunFacts& facts;
+  const Moment& moment;
+  std::span<const JoinGroup> groups;
 };
 struct ScoreRow {
   const char* name;
@@ -103,7 +124,11 @@ struct ScoreRow {
   std::vector<ParamRow> params;
   std::vector<Signal> needs;
   void (*score)(const ScoreContext&, Columns&);
-  std::vector<const char*> gives = {};  // extra columns that it fills
+  // Extra columns and figures that it fills; "*" = s and extras of its nested score pass through it.
+  std::vector<const char*> gives = {};
+  // Optional: runs once a firing when every group has its own scores, to join heads or layers. Such a score stands
+  // outermost, or within one that passes its nested score through.
+  void (*join)(const JoinContext&) = nullptr;
 };
 
 // ---- budget ------------------------------------------------------------------------------------------------------
@@ -136,6 +161,7 @@ struct BudgetRow {
   Scope scope;
   CountClass count;
   void (*allocate)(const BudgetContext&);
+  std::vector<const char*> columns = {};  // extra columns and figures it needs of the score
 };
 
 // ---- select ------------------------------------------------------------------------------------------------------
@@ -149,10 +175,13 @@ struct SelectContext {
   std::int64_t budget = 0;
   std::int64_t& nan_scores;
   Memory& memory;
+  View<const float, 2> keys = {}, values = {};  // [slots, D]
 };
 struct Selection {
   std::vector<std::int32_t> kept;   // slot indices, ascending
   std::vector<std::int32_t> order;  // all slots by priority, those kept in front (for graded acts)
+  // Optional, one a slot: the kept slot that a dropped one should be merged into; −1 = none.
+  std::vector<std::int32_t> into = {};
 };
 struct SelectRow {
   const char* name;
@@ -188,6 +217,7 @@ struct ActRow {
   void (*act)(const ActContext&, GroupPlan&);
   // Optional: sees all groups of a layer first (a codec fitted over the heads of a layer).
   std::shared_ptr<const void> (*prepare)(std::span<const ActContext>) = nullptr;
+  // A boolean parameter "count_bias" that is on adds log count to the logits of merged slots.
 };
 
 // ---- schedule ----------------------------------------------------------------------------------------------------

@@ -22,7 +22,8 @@ enum class Signal : std::uint8_t {
   output_projection,  // W_O
   segments,
   spans,
-  repeat_probe,  // queries of a pass that repeats the context
+  repeat_probe,  // queries of a pass that is told to repeat the context, part by part (KVzip)
+  reread_probe,  // queries of a pass over the context once more, nothing said (KVCompose)
 };
 std::string_view signal_name(Signal signal);
 
@@ -33,8 +34,9 @@ struct QueryStatistics {            // of one query head, pre-RoPE
   std::vector<float> mean_modulus;  // [D/2] per complex pair
 };
 
-// One query head's pass that repeats the context behind it (KVzip): its queries, and the keys of its own tokens.
+// One query head's pass that repeats tokens [begin, end) of the context: its queries, and the keys of its own tokens.
 struct RepeatProbe {
+  std::int64_t begin = 0, end = 0;
   std::vector<std::int64_t> position;  // [n]
   Array<float, 2> q, k;                // [n, D] post-RoPE
 };
@@ -61,8 +63,9 @@ class SignalSource {
     (void)layer, (void)head, (void)first, (void)n;
     return {};
   }
-  // Error(usage) when no such pass was recorded.
-  virtual RepeatProbe repeat_probe(std::int64_t layer, std::int64_t head) const;
+  // All passes of a kind (repeat_probe or reread_probe) over the context, ascending. Error(usage) when none was
+  // recorded.
+  virtual std::vector<RepeatProbe> repeat_probes(std::int64_t layer, std::int64_t head, Signal kind) const;
   virtual std::span<const float> hidden_norm(std::int64_t layer) const = 0;           // [T]
   virtual std::span<const float> attention_input_norm(std::int64_t layer) const = 0;  // [T]
   virtual const Array<float, 2>& output_projection(std::int64_t layer) const = 0;     // [hidden, Hq·D]

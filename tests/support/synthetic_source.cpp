@@ -60,6 +60,22 @@ Array<float, 2> SyntheticSource::queries(std::int64_t layer, std::int64_t head, 
   return out;
 }
 
+std::vector<sim::RepeatProbe> SyntheticSource::repeat_probes(std::int64_t layer, std::int64_t head,
+                                                             sim::Signal) const {
+  sim::RepeatProbe out;
+  out.end = probe_end > 0 ? probe_end : tokens();
+  const std::int64_t n = std::min(probe_rows, tokens()), dim = data_.card.head_dim;
+  out.q = queries(layer, head, tokens() - n, n);
+  out.k = Array<float, 2>({n, dim});
+  const Array<float, 2>& k =
+      data_.k[static_cast<std::size_t>(layer * data_.card.kv_heads + head / data_.card.group())];
+  for (std::int64_t i = 0; i < n; ++i) {
+    out.position.push_back(out.end + i);
+    for (std::int64_t d = 0; d < dim; ++d) out.k(i, d) = k(tokens() - n + i, d);
+  }
+  return {out};
+}
+
 std::vector<float> SyntheticSource::column_sums(std::int64_t layer, std::int64_t query_head, std::int64_t until) const {
   const Array<float, 2>& p = probabilities(layer, query_head);
   std::vector<float> out;
@@ -228,7 +244,11 @@ std::vector<std::int64_t> EngineRun::kept(std::int64_t layer, std::int64_t group
 }
 
 EngineRun run_engine(std::string_view policy, const SyntheticSource& source, const EngineSetup& setup) {
-  const sim::PolicyPtr bound = sim::bind_policy(policy);
+  const sim::PolicyPtr bound = sim::with_calibrations(
+      sim::bind_policy(policy), [&](const std::string& method, const std::string&) {
+        return setup.calibration && setup.calibration->method == method ? setup.calibration
+                                                                        : synthetic_calibration(method, source.card());
+      });
   EngineRun out{sim::CacheState(source.card(), sim::cache_granularity(*bound)), {}, {}};
   sim::PolicyRun run({.policy = bound, .amount = setup.amount, .seed = setup.seed, .sequence = setup.sequence}, source,
                      out.cache);

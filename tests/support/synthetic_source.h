@@ -39,6 +39,9 @@ class SyntheticSource final : public sim::SignalSource {
   std::pair<std::int64_t, std::int64_t> future(std::int64_t moment) const override { return {moment, tokens()}; }
   std::vector<float> log_sum_exp(std::int64_t layer, std::int64_t head, std::int64_t first,
                                  std::int64_t n) const override;
+  // One pass over [0, probe_end), 0 = all tokens: the queries and keys of the last tokens, set behind it.
+  std::vector<sim::RepeatProbe> repeat_probes(std::int64_t layer, std::int64_t head, sim::Signal kind) const override;
+  std::int64_t probe_end = 0, probe_rows = 6;
   std::span<const float> hidden_norm(std::int64_t) const override { return {}; }
   std::span<const float> attention_input_norm(std::int64_t) const override { return {}; }
   const Array<float, 2>& output_projection(std::int64_t layer) const override {
@@ -87,6 +90,9 @@ SyntheticData t8_geometry();
 std::vector<std::vector<double>> t8_table(int head);  // [8][≤ 8]
 
 // Runs a policy through prefill to `compress_at` and further tokens one at a time; the cache afterwards.
+// Random tensors of the shapes that `kvgrind fit METHOD` writes for such a model.
+std::shared_ptr<const Calibration> synthetic_calibration(const std::string& method, const ModelCard& card);
+
 struct EngineRun {
   sim::CacheState cache;
   std::vector<std::int64_t> requested, effective;
@@ -101,6 +107,7 @@ struct EngineSetup {
   std::uint64_t seed = 0;
   std::int64_t sequence = 0;
   std::function<void(const sim::GroupPlan&)> on_plan;
+  std::shared_ptr<const Calibration> calibration = nullptr;  // beside synthetic_calibration
 };
 EngineRun run_engine(std::string_view policy, const SyntheticSource& source, const EngineSetup& setup);
 

@@ -1,0 +1,32 @@
+// Calibrations with random tensors: for tests that need one of every shape, not one that is any good.
+#include <random>
+
+#include "core/hash.h"
+#include "tests/support/synthetic_source.h"
+
+namespace kvgrind::tests {
+namespace {
+
+struct Maker {
+  Calibration out;
+  std::mt19937_64 rng;
+  void normal(const std::string& name, std::vector<std::int64_t> shape, float spread = 1.0f) {
+    std::int64_t n = 1;
+    for (const std::int64_t e : shape) n *= e;
+    std::normal_distribution<float> draw(0.0f, spread);
+    CalibrationTensor& tensor = out.tensors[name];
+    tensor.shape = std::move(shape);
+    for (std::int64_t i = 0; i < n; ++i) tensor.values.push_back(draw(rng));
+  }
+};
+
+}  // namespace
+
+std::shared_ptr<const Calibration> synthetic_calibration(const std::string& method, const ModelCard& card) {
+  Maker maker{.out = {.method = method, .model = calibration_model(card), .tensors = {}, .numbers = {}, .texts = {}},
+              .rng = std::mt19937_64(hash_text(method))};
+  maker.normal("head", {card.layers, card.kv_heads});
+  return std::make_shared<const Calibration>(std::move(maker.out));
+}
+
+}  // namespace kvgrind::tests
