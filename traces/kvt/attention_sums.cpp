@@ -161,6 +161,10 @@ double AttentionSums::largest_mass_error() const {
   return most;
 }
 
+void AttentionSums::move_ends(const std::vector<Segment>& segments) {
+  for (std::size_t i = 0; i < segments.size() && i + 1 < parts_.size(); ++i) parts_[i].end = segments[i].end;
+}
+
 std::vector<AttentionSums::Block> AttentionSums::blocks() const {
   std::vector<Block> out;
   if (!want_sums_ || prefill_end_ == 0) return out;

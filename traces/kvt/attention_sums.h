@@ -33,6 +33,9 @@ class AttentionSums {
   // segment, or of none (−1).
   void set_column_sums(std::int64_t layer, std::int64_t segment, View<const float, 2> sums);
 
+  // Segments that turned out longer or shorter than announced; their number stays.
+  void move_ends(const std::vector<Segment>& segments);
+
   double largest_mass_error() const;  // NaN: nothing seen
   std::int64_t tokens() const { return tokens_; }
   std::int64_t prefill_end() const { return prefill_end_; }

@@ -56,6 +56,11 @@ void QueryMoments::add(std::int64_t layer, std::int64_t first, View<const float,
   }
 }
 
+void QueryMoments::move_ends(const std::vector<Segment>& segments, std::int64_t generated_from) {
+  for (std::size_t i = 0; i < segments.size() && i + 1 < parts_.size(); ++i) parts_[i].segment.end = segments[i].end;
+  parts_.back().segment.begin = generated_from;
+}
+
 void QueryMoments::read(std::int64_t segment, std::int64_t layer, float* mean, float* modulus, float* second) const {
   const Part& part = parts_[static_cast<std::size_t>(segment)];
   const auto copy = [&](const std::vector<double>& from, std::int64_t a_head, float* to) {

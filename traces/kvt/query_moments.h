@@ -19,6 +19,9 @@ class QueryMoments {
   // q_pre [n, Hq, D] of the queries at positions first, first+1, …; positions below ignored_queries are left out.
   void add(std::int64_t layer, std::int64_t first, View<const float, 3> q_pre);
 
+  // Segments that turned out longer or shorter than announced (their number stays), and where generation begins.
+  void move_ends(const std::vector<Segment>& segments, std::int64_t generated_from);
+
   std::int64_t segments() const { return static_cast<std::int64_t>(parts_.size()); }
   std::int64_t count(std::int64_t segment) const { return parts_[static_cast<std::size_t>(segment)].n; }
   const Segment& segment(std::int64_t index) const { return parts_[static_cast<std::size_t>(index)].segment; }

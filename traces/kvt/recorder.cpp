@@ -83,7 +83,8 @@ void Recorder::State::begin(const TapPass& pass) {
                         .sums = std::vector<std::uint64_t>(static_cast<std::size_t>(columns.size())),
                         .layers_written = 0});
     ++ranges.back().end;
-    if (content.queries && choice.keeps(pass.first + i, pass.decode)) {
+    if (content.queries && choice.keeps(pass.first + i, pass.decode) &&
+        !std::binary_search(left_out.begin(), left_out.end(), i)) {
       chosen.push_back(i);
       row_buffer(Small::q_row).push(row);
       ++ranges.back().query_end;
@@ -100,6 +101,7 @@ void Recorder::State::begin(const TapPass& pass) {
     }
   }
   rows += n;
+  left_out.clear();
   const std::int64_t waiting = rows - committed;
   const float unknown = std::numeric_limits<float>::quiet_NaN();
   for (const Small which : {Small::nll, Small::hidden_norm, Small::attn_in_norm})
@@ -342,6 +344,8 @@ Recorder::Recorder(const std::filesystem::path& path, Plan plan, const RecordOpt
     : state_(std::make_unique<State>()) {
   State& s = *state_;
   s.plan = std::move(plan);
+  s.first_spare = static_cast<std::int64_t>(s.plan.sequences.size());
+  s.plan.sequences.resize(static_cast<std::size_t>(s.first_spare + s.plan.spare_sequences));
   s.options = options;
   s.plan_path = path.string();
   FileStart start = plan_file(s.plan, options, s.not_recorded);
@@ -392,6 +396,11 @@ void Recorder::column_sums(std::int64_t sequence, std::int64_t layer, std::int64
   if (state_->content.column_sums && it != state_->open.end() && it->second.attention)
     it->second.attention->set_column_sums(layer, segment, sums);
 }
+void Recorder::describe(std::int64_t sequence, TokenSequence known) {
+  state_->guarded([&] { state_->describe(sequence, std::move(known)); });
+}
+void Recorder::leave_out_queries(std::vector<std::int64_t> rows) { state_->left_out = std::move(rows); }
+void Recorder::remark(std::string line) { state_->not_recorded.push_back(std::move(line)); }
 void Recorder::sequence_done(std::int64_t sequence, std::int32_t next_token) {
   state_->guarded([&] { state_->sequence_done(sequence, next_token); });
 }

@@ -52,6 +52,9 @@ class Recorder final : public Tap {
     json::object provenance;  // command, seeds, … ; version, git hash, machine, times are added
     std::function<Array<float, 2>(std::int64_t layer)> output_projection;
     std::function<std::string(std::int32_t)> token_bytes;
+    // For sources that learn what they are fed only as it comes: this many empty sequences stand behind `sequences`,
+    // to be described (describe) before they are fed. Those never fed are not missing from anything.
+    std::int64_t spare_sequences = 0;
   };
   Recorder(const std::filesystem::path& path, Plan plan, const RecordOptions& options);
   ~Recorder() override;  // without close(): abandons the file as a crash would (prefix readable)
@@ -67,6 +70,14 @@ class Recorder final : public Tap {
   // [Hq, keys] of one layer over the prefill queries of recorded segment `segment` (recorded_segments_of), or of none
   // (−1). Only with pooled maps switched off.
   void column_sums(std::int64_t sequence, std::int64_t layer, std::int64_t segment, View<const float, 2> sums);
+
+  // Between passes: what is known by now of a sequence that is not done: ids, segments, decode; parent and fork too as
+  // long as nothing of it was fed. Its spans stay as announced. A segment's end may only move while it is the last.
+  void describe(std::int64_t sequence, TokenSequence known);
+  // Before a pass: queries of these rows of it (ascending) are not kept, whatever the options say.
+  void leave_out_queries(std::vector<std::int64_t> rows);
+  // One more line of what was not recorded, and why.
+  void remark(std::string line);
 
   // All tokens of this sequence were fed: its seg, map and extent rows are written and committed.
   void sequence_done(std::int64_t sequence, std::int32_t next_token = -1);

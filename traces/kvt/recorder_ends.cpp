@@ -29,6 +29,25 @@ OpenSequence& Recorder::State::opened(std::int64_t id) {
   return open.emplace(id, std::move(out)).first->second;
 }
 
+void Recorder::State::describe(std::int64_t id, TokenSequence known) {
+  const bool there = id >= 0 && id < static_cast<std::int64_t>(done.size()) && !done[static_cast<std::size_t>(id)];
+  const auto it = open.find(id);
+  if (!there || in_pass || known.parent >= id ||
+      (it != open.end() && (known.parent != sequence(id).parent || known.fork_at != sequence(id).fork_at)))
+    throw Error(Category::usage, {.doing = "recording",
+                                  .on = fmt::format("sequence {}", id),
+                                  .found = "a new description of it",
+                                  .expected = "a sequence that is not done, between passes, its parent before it"});
+  known.spans = sequence(id).spans;
+  if (it != open.end()) {
+    if (it->second.attention) it->second.attention->move_ends(recorded_segments_of(known));
+    if (it->second.moments)
+      it->second.moments->move_ends(recorded_segments_of(known),
+                                    known.fork_at + static_cast<std::int64_t>(known.ids.size()));
+  }
+  plan.sequences[static_cast<std::size_t>(id)] = std::move(known);
+}
+
 void Recorder::State::write_colsums(OpenSequence& one, std::int64_t id, Row& commit, Hasher& tables) {
   if (!content.column_sums) return;
   const ModelCard& card = plan.card;
@@ -223,7 +242,7 @@ FileWriter::Ending Recorder::State::ending(StatusCode code) {
   std::vector<std::string> list = not_recorded;
   if (lost_nll) list.push_back("NLL of the last token before another sequence was fed in between");
   for (std::size_t s = 0; s < done.size(); ++s)
-    if (!done[s])
+    if (!done[s] && (static_cast<std::int64_t>(s) < first_spare || open.contains(static_cast<std::int64_t>(s))))
       list.push_back(fmt::format("sequence {}: announced, but {}", s,
                                  open.contains(static_cast<std::int64_t>(s)) ? "its end was not reached" : "not fed"));
   for (const auto& [id, one] : open) {

@@ -59,14 +59,16 @@ struct Recorder::State {
 
   std::map<std::int64_t, OpenSequence> open;
   std::vector<bool> done;
-  std::int64_t current = -1;  // sequence of the last pass
+  std::int64_t first_spare = 0;  // index of the first spare sequence
+  std::int64_t current = -1;     // sequence of the last pass
   double mass_error = std::numeric_limits<double>::quiet_NaN();
 
   // The pass under way.
   bool in_pass = false, decode = false;
   std::int64_t pass_sequence = 0, pass_first = 0, pass_row = 0, pass_rows = 0, pass_query_row = 0;
   std::vector<std::int32_t> pass_ids;
-  std::vector<std::int64_t> chosen;  // rows of the pass whose queries are kept
+  std::vector<std::int64_t> chosen;    // rows of the pass whose queries are kept
+  std::vector<std::int64_t> left_out;  // rows of the next pass whose queries are not
   std::int64_t next_layer = 0;
 
   // The last row, while the token after it is unknown.
@@ -80,6 +82,7 @@ struct Recorder::State {
 
   OpenSequence& opened(std::int64_t id);
   void reserve(std::int64_t bytes);
+  void describe(std::int64_t id, TokenSequence known);
   void begin(const TapPass& pass);
   void layer(const TapLayer& layer);
   void end(const TapEnd& end);

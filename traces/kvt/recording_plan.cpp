@@ -10,7 +10,6 @@
 #include <ctime>
 
 #include "core/hash.h"
-#include "core/rng.h"
 #include "core/version.h"
 #include "traces/kvt/attention_sums.h"
 
@@ -86,35 +85,6 @@ void check_plan(const Recorder::Plan& plan) {
 }
 
 }  // namespace
-
-QueryChoice::QueryChoice(const RecordOptions& options, const TokenSequence& sequence, std::int64_t id)
-    : content_(options.queries),
-      window_(options.query_window),
-      stratum_(1),
-      id_(id),
-      own_end_(sequence.fork_at + static_cast<std::int64_t>(sequence.ids.size())),
-      segments_(sequence.segments) {
-  if (options.query_sample_share > 0.0 && options.query_sample_share < 1.0)
-    stratum_ = static_cast<std::int64_t>(1.0 / options.query_sample_share + 0.5);
-  if (options.query_sample_share <= 0.0) stratum_ = 0;
-}
-
-bool QueryChoice::keeps(std::int64_t position, bool decode) const {
-  if (content_ == QueryContent::all) return true;
-  if (content_ == QueryContent::none) return false;
-  if (decode || position >= own_end_) return true;
-  bool inside = false;
-  for (const Segment& s : segments_) {
-    if (position < s.begin || position >= s.end) continue;
-    inside = true;
-    if (s.role == Role::answer || s.role == Role::generated || position >= s.end - window_) return true;
-  }
-  if (!inside && position >= own_end_ - window_) return true;
-  if (content_ != QueryContent::sample || stratum_ == 0) return false;
-  const RandomKey key{.seed = 0, .sequence = id_, .layer = 0, .head = 0, .name = "query_sample"};
-  const std::uint64_t pick = random_bits(key, position / stratum_) % static_cast<std::uint64_t>(stratum_);
-  return position % stratum_ == static_cast<std::int64_t>(pick);
-}
 
 std::vector<Segment> recorded_segments_of(const TokenSequence& sequence) {
   std::vector<Segment> out = sequence.segments;
@@ -224,14 +194,15 @@ FileStart plan_file(const Recorder::Plan& plan, const RecordOptions& options, st
         recorded_segments));
   if (!card.sinks.empty()) not_recorded.push_back("largest mass error: the model has attention sinks");
 
-  // W_O: at most 5 % of the file, in the run's dtype where that is exact.
+  // W_O: at most 5 % of the file, in the weights' dtype where that is exact.
   if (!options.output_projection || !plan.output_projection) {
     not_recorded.push_back(options.output_projection ? "output projection: not given"
                                                      : "output projection: not asked for");
   } else {
     const std::int64_t width = card.query_heads * card.head_dim, element = size_bytes(card.dtype);
-    const std::int64_t w_o = card.layers * card.hidden * width * element;
-    const std::int64_t file = layout.announced_rows * card.kv_bytes_per_token() +
+    const DType narrow = card.charged_dtype();
+    const std::int64_t w_o = card.layers * card.hidden * width * size_bytes(narrow);
+    const std::int64_t file = layout.announced_rows * card.layers * card.kv_heads * 2 * card.head_dim * element +
                               layout.announced_queries * card.layers * width * element + w_o;
     if (w_o > file / 20) {
       not_recorded.push_back(
@@ -239,7 +210,7 @@ FileStart plan_file(const Recorder::Plan& plan, const RecordOptions& options, st
                       100.0 * static_cast<double>(w_o) / static_cast<double>(file)));
     } else {
       layout.content.output_projection = true;
-      layout.output_element = element_of(card.dtype);
+      layout.output_element = element_of(narrow);
       std::vector<std::byte> stored(static_cast<std::size_t>(card.hidden * width * 4));
       std::vector<float> back(static_cast<std::size_t>(card.hidden * width));
       for (std::int64_t l = 0; l < card.layers && layout.output_element != hdf5::Element::f32; ++l) {
@@ -247,11 +218,11 @@ FileStart plan_file(const Recorder::Plan& plan, const RecordOptions& options, st
         if (weights.size() != card.hidden * width)
           throw plan_fault(fmt::format("an output projection of {} elements", weights.size()),
                            fmt::format("[{}, {}]", card.hidden, width));
-        from_f32(card.dtype, weights.data(), weights.size(), stored.data());
-        to_f32(card.dtype, stored.data(), weights.size(), back.data());
+        from_f32(narrow, weights.data(), weights.size(), stored.data());
+        to_f32(narrow, stored.data(), weights.size(), back.data());
         if (!std::equal(back.begin(), back.end(), weights.data())) layout.output_element = hdf5::Element::f32;
       }
-      const DType dtype = layout.output_element == hdf5::Element::f32 ? DType::f32 : card.dtype;
+      const DType dtype = layout.output_element == hdf5::Element::f32 ? DType::f32 : narrow;
       start.output_projection = [get = plan.output_projection, dtype, n = card.hidden * width](std::int64_t l,
                                                                                                void* out) {
         const Array<float, 2> weights = get(l);
