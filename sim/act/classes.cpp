@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/error.h"
 #include "sim/engine/bound_policy.h"
 #include "sim/engine/primitive.h"
 
@@ -66,6 +67,10 @@ void act(const ActContext& context, GroupPlan& plan) {
                            context.columns,    own,           context.layer,  context.group,   context.memory,
                            context.layer_state};
     std::get<const ActRow*>(call.row)->act(inner, part);
+    if (!part.merges.empty())
+      throw Error(Category::usage, {.doing = "treating classes of slots",
+                                    .found = call.name() + " within classes",
+                                    .expected = "acts that leave other slots alone"});
     join(own.kept, part, plan);
   }
 }

@@ -251,11 +251,25 @@ std::int64_t CacheState::state_bytes(Part part, const PartState& state) const {
   switch (state.content) {
     case Content::exact:
     case Content::merged:
-      return card_.head_dim * size_bytes(card_.dtype);
+      return card_.head_dim * size_bytes(card_.charged_dtype());
     case Content::coded:
       return codecs_[state.codec]->stored_bytes(part, 1, card_.head_dim);
     default:
       return 0;
+  }
+}
+
+void CacheState::recompute(Group& group, const GroupPlan& plan) const {
+  if (plan.recompute.empty()) return;
+  group.residual_bytes = plan.residual_bytes;
+  group.residual_once = plan.residual_once;
+  for (std::size_t i = 0; i < plan.recompute.size(); ++i) {
+    if (!plan.keep[i] || plan.recompute[i] == 0) continue;
+    PartState &k = group.slots.k_state[i], &v = group.slots.v_state[i];
+    const bool again = plan.recompute[i] == 2;
+    if (again) ++group.recomputed;
+    k.content = v.content = again ? Content::exact : Content::recomputable;
+    k.tier = v.tier = Tier::device;
   }
 }
 
@@ -293,14 +307,13 @@ void CacheState::apply(const GroupPlan& plan) {
   encode(group, plan);
   rotate(plan.layer, group, plan);
   move(group, plan);
-  for (std::size_t i = 0; i < plan.recompute.size(); ++i)
-    if (plan.recompute[i]) group.slots.k_state[i].content = group.slots.v_state[i].content = Content::recomputable;
+  recompute(group, plan);
   keep_only(group, plan.keep, Content::dropped);
   refresh_log_count(group);
 }
 
 void CacheState::begin_step() {
-  for (Group& group : groups_) group.moved_bytes = 0;
+  for (Group& group : groups_) group.moved_bytes = group.recomputed = 0;
 }
 
 void CacheState::note_read(std::int64_t layer, std::optional<SlotBytes> bytes) {
@@ -310,6 +323,8 @@ void CacheState::note_read(std::int64_t layer, std::optional<SlotBytes> bytes) {
 SlotBytes CacheState::slot_bytes(std::int64_t layer, std::int64_t head, std::span<const std::int32_t> slots) const {
   SlotBytes out;
   const GroupSlots& all = group(layer, head);
+  for (const std::int32_t slot : slots)
+    if (all.k_state[static_cast<std::size_t>(slot)].content == Content::recomputable) ++out.recomputed;
   for (const std::int32_t slot : slots)
     for (const Part part : {Part::key, Part::value}) {
       const PartState& state = (part == Part::key ? all.k_state : all.v_state)[static_cast<std::size_t>(slot)];
@@ -322,7 +337,7 @@ SlotBytes CacheState::slot_bytes(std::int64_t layer, std::int64_t head, std::spa
 
 std::int64_t CacheState::part_bytes(const GroupSlots& slots, Part part, bool ideal) const {
   const auto& states = part == Part::key ? slots.k_state : slots.v_state;
-  const std::int64_t token_bytes = card_.head_dim * size_bytes(card_.dtype);
+  const std::int64_t token_bytes = card_.head_dim * size_bytes(card_.charged_dtype());
   std::int64_t plain = 0;
   std::vector<std::int64_t> coded(codecs_.size(), 0);
   for (const PartState& state : states) {
@@ -344,11 +359,32 @@ std::int64_t CacheState::stored_bytes(std::int64_t layer, std::int64_t head) con
   return part_bytes(slots, Part::key, false) + part_bytes(slots, Part::value, false);
 }
 
+std::int64_t CacheState::residual_bytes() const {
+  std::int64_t sum = 0, once = 0;
+  std::vector<std::uint8_t> any;  // by position, of all layers whose residual is the same
+  for (std::int64_t layer = 0; layer < card_.layers; ++layer) {
+    std::vector<std::uint8_t> own;
+    std::int64_t bytes = 0;
+    for (std::int64_t head = 0; head < heads(); ++head) {
+      const Group& group = at(layer, head);
+      if (group.residual_bytes == 0) continue;
+      auto& list = group.residual_once ? any : own;
+      (group.residual_once ? once : bytes) = group.residual_bytes;
+      list.resize(std::max(list.size(), group.gone.size()), 0);
+      for (std::size_t i = 0; i < group.slots.k_state.size(); ++i)
+        if (group.slots.k_state[i].content == Content::recomputable)
+          list[static_cast<std::size_t>(group.slots.position[i])] = 1;
+    }
+    sum += bytes * std::count(own.begin(), own.end(), std::uint8_t{1});
+  }
+  return sum + once * std::count(any.begin(), any.end(), std::uint8_t{1});
+}
+
 Ledger CacheState::ledger() const {
   Ledger out;
   std::vector<std::uint8_t> layer_has(codecs_.size()), model_has_k(codecs_.size()), model_has_v(codecs_.size());
   for (std::int64_t layer = 0; layer < card_.layers; ++layer) {
-    std::int64_t in_slots = 0, layer_bytes = 0;
+    std::int64_t in_slots = 0, layer_bytes = 0, recomputable = 0;
     const std::int64_t window = card_.layer[static_cast<std::size_t>(layer)].window;
     for (const Part part : {Part::key, Part::value}) {
       PartLedger& sum = part == Part::key ? out.k : out.v;
@@ -370,6 +406,8 @@ Ledger CacheState::ledger() const {
         layer_bytes += bytes;
         in_slots = std::max(in_slots, group.slots.size());
         if (part == Part::key) {
+          out.recomputed += group.recomputed;
+          for (const PartState& state : states) recomputable += state.content == Content::recomputable;
           out.moved_bytes += group.moved_bytes;
           out.token_groups += tokens(layer);
         }
@@ -387,10 +425,12 @@ Ledger CacheState::ledger() const {
     const auto& read = last_read_[static_cast<std::size_t>(layer)];
     out.touched_bytes += read ? read->stored : layer_bytes;
     out.moved_bytes += read ? read->elsewhere : 0;
+    out.recomputed += read ? read->recomputed : recomputable;
     // A plain cache holds what the layer's window reaches (more only until the next append lets go of it).
     const std::int64_t full = window > 0 ? std::max(std::min(tokens(layer), window), in_slots) : tokens(layer);
     out.full_bytes += full * card_.kv_heads * card_.kv_bytes_per_token_group();
   }
+  out.residual_bytes = residual_bytes();
   return out;
 }
 

@@ -17,9 +17,9 @@
 
 namespace kvgrind::sim {
 
-// K and V of some slots: stored bytes, and those of them that are not on the device.
+// K and V of some slots: stored bytes, those of them that are not on the device, and slots to compute again.
 struct SlotBytes {
-  std::int64_t stored = 0, elsewhere = 0;
+  std::int64_t stored = 0, elsewhere = 0, recomputed = 0;
 };
 
 class CacheState final : public KvCache {
@@ -68,6 +68,9 @@ class CacheState final : public KvCache {
     std::vector<Content> gone;     // [T] by position: dropped or expired; exact = still in a slot
     std::vector<float> log_count;  // [slots] when count bias is on
     std::int64_t moved_bytes = 0;
+    std::int64_t recomputed = 0;  // by plans of this step
+    std::int64_t residual_bytes = 0;
+    bool residual_once = false;
   };
   const Group& at(std::int64_t layer, std::int64_t head) const;
   Group& at(std::int64_t layer, std::int64_t head);
@@ -78,6 +81,8 @@ class CacheState final : public KvCache {
   void encode(Group& group, const GroupPlan& plan) const;
   void rotate(std::int64_t layer, Group& group, const GroupPlan& plan) const;
   void move(Group& group, const GroupPlan& plan) const;
+  void recompute(Group& group, const GroupPlan& plan) const;
+  std::int64_t residual_bytes() const;
   void keep_only(Group& group, const std::vector<std::uint8_t>& keep, Content gone) const;
   void refresh_log_count(Group& group) const;
 

@@ -15,13 +15,15 @@ struct PartLedger {
 
 struct Ledger {
   PartLedger k, v;
-  std::int64_t touched_bytes = 0;  // read by the last step
-  std::int64_t moved_bytes = 0;    // between tiers by the last step
-  std::int64_t token_groups = 0;   // tokens seen × groups: what the token counts of each part must sum to
-  std::int64_t full_bytes = 0;     // what the cache would hold without a policy
+  std::int64_t touched_bytes = 0;   // read by the last step
+  std::int64_t moved_bytes = 0;     // between tiers by the last step
+  std::int64_t token_groups = 0;    // tokens seen × groups: what the token counts of each part must sum to
+  std::int64_t residual_bytes = 0;  // stored for recomputable tokens, beside K and V
+  std::int64_t recomputed = 0;      // token-groups computed again by the last step
+  std::int64_t full_bytes = 0;      // what the cache would hold without a policy
 
-  std::int64_t stored_bytes() const { return k.stored_bytes + v.stored_bytes; }
-  std::int64_t ideal_bytes() const { return k.ideal_bytes + v.ideal_bytes; }
+  std::int64_t stored_bytes() const { return k.stored_bytes + v.stored_bytes + residual_bytes; }
+  std::int64_t ideal_bytes() const { return k.ideal_bytes + v.ideal_bytes + residual_bytes; }
   // Throws std::logic_error when tokens of a part do not sum to token_groups.
   void check() const;
 };

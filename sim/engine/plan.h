@@ -22,10 +22,13 @@ struct GroupPlan {
   std::vector<std::uint8_t> keep;             // [n] slot stays (K and V)
   std::vector<std::int8_t> k_codec, v_codec;  // [n] or empty
   std::vector<Tier> k_tier, v_tier;           // [n] or empty = unchanged
-  std::vector<std::uint8_t> recompute;        // [n] or empty; 1 = content becomes recomputable
+  std::vector<std::uint8_t> recompute;        // [n] or empty; 1 = becomes recomputable, 2 = is computed again: exact
   std::vector<MergeTerm> merges;              // applied before dropping
   std::vector<std::int64_t> rotary;           // [n] or empty: new rotary positions (re-rotation)
   std::vector<std::shared_ptr<const Codec>> codecs;
+  // What recomputable tokens are computed from, bytes a token; once = the same bytes serve all layers.
+  std::int64_t residual_bytes = 0;
+  bool residual_once = false;
 };
 
 }  // namespace kvgrind::sim
