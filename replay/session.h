@@ -10,6 +10,9 @@
 
 #include "core/array.h"
 #include "core/progress.h"
+#include "replay/look/facts.h"
+#include "replay/look/tile.h"
+#include "replay/look/timeline.h"
 #include "replay/open_loop/open_loop.h"
 #include "replay/open_loop/recorded_run.h"
 #include "replay/report/report.h"
@@ -28,20 +31,12 @@ struct SessionJob {
 struct JobView {
   traces::ResultRow row;
   OpenOutcome outcome;  // with token states
+  Timeline timeline;    // empty unless asked for
 };
 
-enum class Pool : std::uint8_t { max, mean, sum };
-
-// Queries [query_begin, query_end) down, keys [key_begin, key_end) across; a cell covers `cell` × `cell` entries.
-struct TileRequest {
-  std::int64_t sequence = 0, layer = 0, query_head = 0;
-  std::int64_t query_begin = 0, query_end = 0, key_begin = 0, key_end = 0;
-  std::int64_t cell = 1;
-  Pool pool = Pool::max;
-};
-struct Tile {
-  Array<float, 2> value;  // NaN where no query of the cell was recorded; 0 above the diagonal
-  bool exact = true;      // false: some queries of it were not recorded
+// What one policy slot of a line offers, and what a preset accepts: for completion and help.
+struct Completion {
+  std::string text, help;
 };
 
 class Session {
@@ -53,20 +48,42 @@ class Session {
 
   const RecordedRun& run() const;
   const traces::Trace* trace() const;
-  std::shared_ptr<const SequenceData> data(std::int64_t sequence) const;  // loaded once, kept
+  // Kept while it is used and as long as it is among the last; Error(unavailable) when it would not fit into memory.
+  std::shared_ptr<const SequenceData> data(std::int64_t sequence) const;
 
   // Runs one job to its end (on the caller's thread).
-  std::shared_ptr<const JobView> replay(const SessionJob& job, const CancelToken& cancel = {}) const;
+  std::shared_ptr<const JobView> replay(const SessionJob& job, const CancelToken& cancel = {},
+                                        bool timeline = false) const;
 
-  // exp(cap(scale · q·k) − LSE), pooled.
-  Tile attention_tile(const TileRequest& request) const;
+  // exp(cap(scale · q·k) − LSE), pooled. Where that would take long, or no query was recorded, and a map of the right
+  // cells is there (index or trace), from the map; else from every n-th query. The tile says which.
+  Tile attention_tile(const TileRequest& request, const CancelToken& cancel = {}) const;
+  AttentionRow attention_row(std::int64_t sequence, std::int64_t layer, std::int64_t query_head,
+                             std::int64_t query) const;
+  HeadFacts head_facts(std::int64_t sequence, std::int64_t layer, std::int64_t query_head) const;
+  // A max-pooled map of at most side × side cells.
+  Tile thumbnail(std::int64_t sequence, std::int64_t layer, std::int64_t query_head, std::int64_t side,
+                 const CancelToken& cancel = {}) const;
+  // Mass on positions [begin, end) by the recorded queries from `end` on (at most `most`, evenly spread).
+  SpanMass span_mass(std::int64_t sequence, std::int64_t begin, std::int64_t end, std::int64_t most,
+                     const CancelToken& cancel = {}) const;
+  ChannelFacts channels(std::int64_t sequence, std::int64_t layer, bool values, const CancelToken& cancel = {}) const;
+
   // Attention each key received from all recorded queries, mean over the query heads of a layer (or one head ≥ 0). [T]
   std::vector<float> received_mass(std::int64_t sequence, std::int64_t layer, std::int64_t query_head = -1) const;
   std::vector<std::string> text(std::int64_t sequence) const;  // bytes of each token
+  bool indexed() const;
 
  private:
   struct State;
   std::unique_ptr<State> state_;
 };
+
+// "" when the line binds and the amount reads; else why not, in words.
+std::string policy_fault(const std::string& policy, const std::string& budget);
+// What may follow `before` (the text up to the cursor), best first.
+std::vector<Completion> complete_policy(const std::string& before);
+
+std::vector<traces::ResultRow> read_result_rows(const std::filesystem::path& path);
 
 }  // namespace kvgrind::replay

@@ -62,6 +62,11 @@ class Job {
   void prefill(std::int64_t moment);
   void tail(std::int64_t moment);
   void feed(std::int64_t layer, std::int64_t first, std::int64_t n);
+  void feed_all(std::int64_t first, std::int64_t n);
+  bool windowed() const;
+  void observe() const {
+    if (options_.on_tokens) options_.on_tokens(seen_, cache_);
+  }
   void end_segments(std::int64_t until, std::int64_t moment, bool compress);
   void measure(std::int64_t layer, std::int64_t first, std::int64_t n);
   void measure_rows(std::int64_t layer, std::int64_t row, std::int64_t first, std::int64_t n);
@@ -96,6 +101,19 @@ void Job::feed(std::int64_t layer, std::int64_t first, std::int64_t n) {
   cache_.append(layer, first, data_.keys(layer).view().slice(first, n), data_.values(layer).view().slice(first, n));
 }
 
+bool Job::windowed() const {
+  return std::any_of(card_.layer.begin(), card_.layer.end(), [](const LayerCard& layer) { return layer.window > 0; });
+}
+
+// Token by token, for the observer's sake; what every layer then holds is what one append would have left.
+void Job::feed_all(std::int64_t first, std::int64_t n) {
+  for (std::int64_t t = first; t < first + n; ++t) {
+    for (std::int64_t l = 0; l < card_.layers; ++l) feed(l, t, 1);
+    seen_ = t + 1;
+    observe();
+  }
+}
+
 // Segment ends in (…, until], in order; the one at the moment compresses (a moment inside a segment ends it there).
 void Job::end_segments(std::int64_t until, std::int64_t moment, bool compress) {
   const auto& segments = data_.info().segments;
@@ -123,8 +141,10 @@ void Job::prefill(std::int64_t moment) {
     run_.chunk_done(first, n);
     first += n;
     if (first < moment) end_segments(first, moment, false);
+    observe();
   }
   end_segments(moment, moment, true);
+  observe();
 }
 
 void Job::tail(std::int64_t moment) {
@@ -138,8 +158,10 @@ void Job::tail(std::int64_t moment) {
     for (std::size_t s = segment_; events && s < segments.size(); ++s)
       if (segments[s].end > first) end = std::min(end, segments[s].end);
     const std::int64_t n = end - first;
+    const bool piecewise = options_.on_tokens && !events && !windowed();
+    if (piecewise) feed_all(first, n);
     for (std::int64_t l = 0; l < card_.layers; ++l) {
-      feed(l, first, n);
+      if (!piecewise) feed(l, first, n);
       seen_ = end;
       measure(l, first, n);
       if (events) run_.layer_done(l, first, n);
@@ -147,6 +169,7 @@ void Job::tail(std::int64_t moment) {
     if (events && steps) run_.step_done(first);
     if (events && !steps) run_.chunk_done(first, n);
     if (events) end_segments(end, -1, false);
+    if (!piecewise) observe();
     first = end;
   }
 }

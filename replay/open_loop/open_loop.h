@@ -25,6 +25,9 @@ struct OpenOptions {
   bool group_recall = false;       // fill OpenOutcome::group_recall (oracle bounds)
   std::int64_t prefill_chunk = 0;  // tokens of a prefill chunk (chunk schedules see each); 0 = all in one
   std::function<void(const sim::GroupPlan&)> on_plan;  // before each plan is applied
+  // After prefill, after compression, and whenever all layers have seen further tokens and what they set off is done.
+  // Changes no figure: where it may, a tail that no event interrupts is fed in pieces, and measured as before.
+  std::function<void(std::int64_t seen, const sim::CacheState&)> on_tokens;
 };
 
 // Thread-safe; the outcome depends on the arguments alone.
