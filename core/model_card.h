@@ -1,6 +1,7 @@
 // What a reader of attention must know of a model: shapes, scaling, RoPE, windows. Stored in every trace.
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,26 +26,29 @@ struct LayerCard {
 };
 
 struct ModelCard {
-  std::string family;  // llama | mistral | qwen2 | qwen3 | …
-  std::string name;    // folder or hub name, for people
-  std::int64_t layers = 0;         // L
-  std::int64_t query_heads = 0;    // Hq
-  std::int64_t kv_heads = 0;       // Hk
-  std::int64_t head_dim = 0;       // D
+  std::string family;            // llama | mistral | qwen2 | qwen3 | …
+  std::string name;              // folder or hub name, for people
+  std::int64_t layers = 0;       // L
+  std::int64_t query_heads = 0;  // Hq
+  std::int64_t kv_heads = 0;     // Hk
+  std::int64_t head_dim = 0;     // D
   std::int64_t hidden = 0;
   std::int64_t intermediate = 0;
   std::int64_t vocab = 0;
   std::int64_t max_positions = 0;
-  DType dtype = DType::f32;        // what K, V, Q of the run are stored in
-  float scale = 0.0f;              // logits = scale · q·k
-  float softcap = 0.0f;            // cap · tanh(logit / cap) before the mask; 0 = none
+  DType dtype = DType::f32;  // what the run's K, V, Q are: in memory and in the trace
+  // What a serving cache of this model holds, and every ledger charges: the dtype of its weights. Absent = dtype.
+  std::optional<DType> cache_dtype;
+  float scale = 0.0f;    // logits = scale · q·k
+  float softcap = 0.0f;  // cap · tanh(logit / cap) before the mask; 0 = none
   std::vector<RopeSet> rope;
-  std::vector<LayerCard> layer;    // [L]
-  std::vector<float> sinks;        // attention-sink logits [L · Hq], empty = none
-  std::string model_hash;          // content hash of the weights, 16 hex digits
+  std::vector<LayerCard> layer;  // [L]
+  std::vector<float> sinks;      // attention-sink logits [L · Hq], empty = none
+  std::string model_hash;        // content hash of the weights, 16 hex digits
 
   std::int64_t group() const { return query_heads / kv_heads; }  // G
-  std::int64_t kv_bytes_per_token_group() const { return 2 * head_dim * size_bytes(dtype); }  // K and V
+  DType charged_dtype() const { return cache_dtype.value_or(dtype); }
+  std::int64_t kv_bytes_per_token_group() const { return 2 * head_dim * size_bytes(charged_dtype()); }  // K and V
   std::int64_t kv_bytes_per_token() const { return layers * kv_heads * kv_bytes_per_token_group(); }
   bool operator==(const ModelCard&) const = default;
 };

@@ -35,8 +35,16 @@ class Run {
                                     .found = "streaming asked for on the CPU",
                                     .expected = "a CUDA device",
                                     .next = "leave streaming off, or use --device cuda:N"});
+    if (job.streaming && job.stored && *job.stored != engine_->arithmetic())
+      throw Error(Category::usage,
+                  {.doing = "recording",
+                   .on = job.out.string(),
+                   .found = fmt::format("{} asked for in the file, {} in the run", dtype_name(*job.stored),
+                                        dtype_name(engine_->arithmetic())),
+                   .expected = "the same when streaming: the device's bytes go to the file as they are",
+                   .next = "leave --dtype at run, or change --arithmetic"});
     options_ = job.streaming ? device_record_options(job.options) : job.options;
-    config_.card.dtype = engine_->on_device() ? engine_->arithmetic() : config_.card.dtype;
+    config_.card.dtype = job.stored.value_or(engine_->arithmetic());
   }
 
   RecordOutcome go() {

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,8 @@ struct RecordJob {
   std::int64_t chunk = 512;       // tokens fed at once in prefill, rounded up to a multiple of 64
   std::string device = "auto";    // auto (the first CUDA device there is, else the CPU) | cpu | cuda:N
   DType arithmetic = DType::f32;  // f32 or bf16, on a CUDA device; the CPU computes in fp32
+  // What K, V and Q are stored in; absent = what the run computes in, so that the file holds what the run saw.
+  std::optional<DType> stored;
   // On a CUDA device: do not stop the run for the file, and leave out what needs every query and all probabilities
   // (replay/record/device_recorder.h).
   bool streaming = false;

@@ -260,7 +260,7 @@ SweepEstimate estimate_sweep(std::shared_ptr<const RecordedRun> run, const Grid&
     bytes[job.sequence] = SequenceData::estimated_bytes(*run, job.sequence);
     out.memory_bytes += bytes[job.sequence];
     out.read_bytes +=
-        tokens * (card.kv_bytes_per_token() + card.layers * card.query_heads * card.head_dim * size_bytes(card.dtype));
+        tokens * card.layers * (2 * card.kv_heads + card.query_heads) * card.head_dim * size_bytes(card.dtype);
   }
   out.sequences = static_cast<std::int64_t>(bytes.size());
   if (jobs.empty()) return out;

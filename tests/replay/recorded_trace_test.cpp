@@ -39,6 +39,10 @@ class RecordedTrace : public ::testing::Test {
     job.out = folder_ / "run.kvt";
     job.device = "cpu";
     (void)record(job, nullptr, CancelToken());
+    job.stored = DType::bf16;
+    job.out = folder_ / "half.kvt";
+    (void)record(job, nullptr, CancelToken());
+    job.out = folder_ / "run.kvt";
     // So few tokens make W_O too large a share of the file: it comes from the model, as with `replay --model`.
     const auto trace = traces::Trace::open(job.out, {.probe = false});
     EXPECT_FALSE(trace->output_projection(0).has_value());
@@ -57,6 +61,25 @@ class RecordedTrace : public ::testing::Test {
 };
 std::filesystem::path RecordedTrace::folder_;
 std::shared_ptr<Session> RecordedTrace::session_;
+
+// The CPU runs in fp32, so the file does, unless asked; bytes are charged at the weights' 16 bits either way.
+TEST_F(RecordedTrace, HoldsWhatTheRunSawAndChargesWhatACacheWouldHold) {
+  const auto whole = traces::Trace::open(folder_ / "run.kvt", {.probe = false});
+  const auto half = traces::Trace::open(folder_ / "half.kvt", {.probe = false});
+  EXPECT_EQ(whole->card().dtype, DType::f32);
+  EXPECT_EQ(half->card().dtype, DType::bf16);
+  EXPECT_EQ(whole->card().charged_dtype(), DType::bf16);
+  EXPECT_EQ(whole->card().kv_bytes_per_token(), half->card().kv_bytes_per_token());
+  const Array<float, 2> exact = whole->values(0, 1, 0), rounded = half->values(0, 1, 0);
+  std::int64_t inexact = 0;
+  for (std::int64_t t = 0; t < 150; ++t)
+    for (std::int64_t d = 0; d < whole->card().head_dim; ++d) {
+      const float x = exact(t, d), y = rounded(t, d);
+      EXPECT_NEAR(x, y, std::fabs(x) / 256 + 1e-30);
+      inexact += x != y;
+    }
+  EXPECT_GT(inexact, 0);
+}
 
 TEST_F(RecordedTrace, EveryRowOfAttentionSumsToOne) {
   const ModelCard& card = session_->run().card();

@@ -20,6 +20,7 @@ class Reader {
     if (it == object_->end()) fault(fmt::format("no key \"{}\"", key), "it present");
     return it->value();
   }
+  bool has(const char* key) const { return object_->contains(key); }
   std::string text(const char* key) const {
     const json::value& value = at(key);
     if (!value.is_string()) fault(fmt::format("\"{}\" is no text", key), "a text");
@@ -95,6 +96,7 @@ json::object card_json(const ModelCard& card) {
   out["vocab"] = card.vocab;
   out["max_positions"] = card.max_positions;
   out["dtype"] = std::string(dtype_name(card.dtype));
+  if (card.cache_dtype) out["cache_dtype"] = std::string(dtype_name(*card.cache_dtype));
   out["scale"] = static_cast<double>(card.scale);
   out["softcap"] = static_cast<double>(card.softcap);
   json::array rope, layer;
@@ -133,9 +135,13 @@ ModelCard parse_card(const json::value& value, const std::string& on) {
   card.intermediate = in.integer("intermediate", 0, big);
   card.vocab = in.integer("vocab", 0, big);
   card.max_positions = in.integer("max_positions", 0, std::int64_t{1} << 40);
-  const std::string dtype = in.text("dtype");
-  if (!dtype_from_name(dtype)) in.fault("dtype \"" + dtype + "\"", "f32, f16 or bf16");
-  card.dtype = *dtype_from_name(dtype);
+  const auto dtype = [&in](const char* key) {
+    const std::string name = in.text(key);
+    if (!dtype_from_name(name)) in.fault(fmt::format("{} \"{}\"", key, name), "f32, f16 or bf16");
+    return *dtype_from_name(name);
+  };
+  card.dtype = dtype("dtype");
+  if (in.has("cache_dtype")) card.cache_dtype = dtype("cache_dtype");
   card.scale = in.real("scale");
   card.softcap = in.real("softcap");
   if (card.query_heads % card.kv_heads != 0)

@@ -227,6 +227,7 @@ ModelConfig parse_model_config(std::string_view text, std::string_view generatio
     keys.refuse("head_dim", fmt::format("{}", card.head_dim), "an even number");
 
   card.dtype = dtype_of(keys);
+  card.cache_dtype = card.dtype;
   card.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(card.head_dim)));
   const double eps = keys.number_or("rms_norm_eps", 1e-6);
   if (!(eps >= 0.0 && eps < 1.0)) keys.refuse("rms_norm_eps", fmt::format("{}", eps), "a small number from 0");

@@ -16,7 +16,7 @@ namespace {
 struct Asked {
   std::string model, out, prompt, context, tokens, texts, device = "auto", queries = "all", fsync = "end";
   std::vector<std::string> questions, answers;
-  std::string arithmetic = "f32";
+  std::string arithmetic = "f32", dtype = "run";
   std::int64_t decode = 0, top_k = 0, seed = 0, chunk = 512, window = 64, spool_mib = 4096;
   double temperature = 0, top_p = 1, sample_share = 0.1;
   bool force = false, anonymous = false, streaming = false;
@@ -109,6 +109,7 @@ int run(const Asked& asked, Console& console) {
   job.chunk = asked.chunk;
   job.device = asked.device;
   job.arithmetic = asked.arithmetic == "bf16" ? DType::bf16 : DType::f32;
+  if (asked.dtype != "run") job.stored = dtype_from_name(asked.dtype);
   job.streaming = asked.streaming;
   job.spool_bytes = asked.spool_mib << 20;
   job.provenance = command_provenance(asked.anonymous);
@@ -158,6 +159,8 @@ Action declare(Options& options) {
   options.number("--sample-share", asked->sample_share, "with sample: share of the other queries");
   options.text("--device", asked->device, "auto, cpu or cuda:N");
   options.choice("--arithmetic", asked->arithmetic, {"f32", "bf16"}, "on a CUDA device; the CPU computes in f32");
+  options.choice("--dtype", asked->dtype, {"run", "f32", "bf16", "f16"},
+                 "what K, V and Q are stored in; run = what the run computes in");
   options.flag("--streaming", asked->streaming,
                "on a CUDA device: never stop the run for the file; leaves out maps, query statistics and top-64");
   options.integer("--spool", asked->spool_mib, "with --streaming: MiB of host memory between run and file", 1);
