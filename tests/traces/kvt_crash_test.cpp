@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/file.h>
+#include <sys/mount.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -55,6 +56,13 @@ class Child {
   bool wait_ready() {
     char text[8];
     return ::read(out_, text, sizeof text) > 0;
+  }
+  // All that it prints until it ends.
+  std::string read_all() {
+    std::string all;
+    char text[64];
+    for (ssize_t n; (n = ::read(out_, text, sizeof text)) > 0;) all.append(text, static_cast<std::size_t>(n));
+    return all;
   }
   int wait() {
     int status = 0;
@@ -133,6 +141,45 @@ TEST(KvtCrash, TwoHundredKillsLeaveACommittedPrefix) {
   EXPECT_GT(prefixes, 20);
 }
 
+// Killed at chosen calls instead of chosen moments: before a write, and in a write at the page where the kernel would
+// stop. A sample of them; all of them with KVGRIND_LONG_TESTS=1.
+TEST(KvtCrash, AKillAtAnyWriteLeavesACommittedPrefix) {
+  const TemporaryFolder folder;
+  const std::filesystem::path path = folder / "a.kvt", part = folder / "a.kvt.part";
+  long long writes = 0;
+  {
+    Child whole(path, {"count_writes"});
+    const std::string said = whole.read_all();
+    ASSERT_EQ(std::sscanf(said.c_str(), "ready\n%lld writes", &writes), 1) << said;
+    ASSERT_EQ(whole.wait(), 0);
+    ASSERT_GT(writes, 100);
+  }
+  const bool all = std::getenv("KVGRIND_LONG_TESTS") != nullptr;
+  const long long stride = all ? 1 : std::max(1ll, writes / 75);
+  long long kills = 0;
+  std::int64_t most = 0;
+  for (int torn = 0; torn < 2; ++torn) {
+    std::int64_t last = -2;
+    for (long long at = all ? 1 : 1 + writes % stride; at <= writes; at += stride, ++kills) {
+      std::filesystem::remove(part);
+      std::filesystem::remove(path);
+      Child child(path, {"die_at_write=" + std::to_string(at) + "," + std::to_string(torn)});
+      const bool ready = child.wait_ready();
+      ASSERT_TRUE(WIFSIGNALED(child.wait())) << "write " << at << " of " << writes;
+      EXPECT_FALSE(std::filesystem::exists(path));
+      const std::int64_t rows = expect_prefix(part, 480);
+      if (ready) {
+        EXPECT_GE(rows, 0) << "killed at write " << at << " of " << writes << (torn ? ", torn: " : ": ") << not_opened;
+      }
+      EXPECT_GE(rows, last) << "killed at write " << at << " of " << writes << (torn ? ", torn" : "");
+      last = std::max(last, rows);
+      most = std::max(most, rows);
+    }
+  }
+  std::printf("%lld kills at %lld writes, up to %ld rows\n", kills, writes, static_cast<long>(most));
+  EXPECT_GT(most, 300);
+}
+
 TEST(KvtCrash, AFullDiskStopsCleanlyAtAnySize) {
   const TemporaryFolder folder;
   const std::filesystem::path path = folder / "a.kvt", part = folder / "a.kvt.part";
@@ -154,6 +201,31 @@ TEST(KvtCrash, AFullDiskStopsCleanlyAtAnySize) {
   EXPECT_GT(refused, 5);
   EXPECT_GT(last_rows, 0);
   EXPECT_TRUE(std::filesystem::exists(path));
+}
+
+// A real file system that is really full (the check of free space before each chunk is told that all is well).
+TEST(KvtCrash, ARealFullFileSystemStopsCleanly) {
+  const TemporaryFolder folder;
+  std::int64_t last = -2, most = 0;
+  for (int kib = 256; kib <= 4096; kib += 128) {
+    const std::filesystem::path disk = folder / ("disk" + std::to_string(kib));
+    std::filesystem::create_directory(disk);
+    if (mount("tmpfs", disk.c_str(), "tmpfs", 0, ("size=" + std::to_string(kib) + "k").c_str()) != 0)
+      GTEST_SKIP() << "mounting a small file system needs more rights";
+    {
+      Child child(disk / "a.kvt", {"tokens=6000"});
+      const int status = child.wait();
+      EXPECT_TRUE(WIFEXITED(status)) << kib << " KiB: signal " << WTERMSIG(status);
+      EXPECT_EQ(WEXITSTATUS(status), 5) << kib << " KiB";
+      EXPECT_FALSE(std::filesystem::exists(disk / "a.kvt"));
+      const std::int64_t rows = expect_prefix(disk / "a.kvt.part", 6000);
+      EXPECT_GE(rows, last) << kib << " KiB";
+      last = std::max(last, rows);
+      most = std::max(most, rows);
+    }
+    umount2(disk.c_str(), MNT_DETACH);
+  }
+  EXPECT_GT(most, 50);
 }
 
 TEST(KvtCrash, TooLittleSpaceIsSeenBeforeItIsUsed) {
