@@ -26,6 +26,29 @@ bool built_with_cuda();
 int device_count();                  // 0 when there is no driver, no device, or no CUDA in this build; never throws
 DeviceInfo device_info(int device);  // Error(unavailable) when it is not there
 void use_device(int device);         // for the calling thread
+int current_device();                // of the calling thread; 0 without CUDA
+
+// Another device for the calling thread, for a while.
+class DeviceGuard {
+ public:
+  explicit DeviceGuard(int device) : before_(current_device()) {
+    if (device != before_) use_device(device);
+    changed_ = device != before_;
+  }
+  ~DeviceGuard() {
+    if (!changed_) return;
+    try {
+      use_device(before_);
+    } catch (...) {
+    }
+  }
+  DeviceGuard(const DeviceGuard&) = delete;
+  DeviceGuard& operator=(const DeviceGuard&) = delete;
+
+ private:
+  int before_;
+  bool changed_ = false;
+};
 
 using DeviceStream = ::CUstream_st*;
 int close_stream(::CUstream_st*) noexcept;
@@ -87,6 +110,10 @@ class PinnedBuffer {
   Handle<void*, free_pinned, nullptr> data_;
   std::int64_t size_bytes_ = 0;
 };
+
+// Host memory of other origin (shared memory, say) becomes page-locked, and pageable again.
+void pin_memory(void* memory, std::int64_t size_bytes, std::string_view what);
+void unpin_memory(void* memory) noexcept;
 
 // Asynchronous copies. From or to pageable memory they behave as the CUDA runtime says (staged, may block).
 void copy_to_device(void* device, const void* host, std::int64_t size_bytes, DeviceStream stream);

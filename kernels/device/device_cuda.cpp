@@ -59,6 +59,12 @@ DeviceInfo device_info(int device) {
           .l2_bytes = properties.l2CacheSize};
 }
 
+int current_device() {
+  int device = 0;
+  check_cuda(cudaGetDevice(&device), "reading the current device");
+  return device;
+}
+
 void use_device(int device) {
   require_device(device);
   check_cuda(cudaSetDevice(device), "choosing a device");
@@ -152,6 +158,14 @@ PinnedBuffer::PinnedBuffer(std::int64_t size_bytes, std::string_view what) : siz
   const cudaError_t status = cudaHostAlloc(&data, static_cast<std::size_t>(size_bytes), cudaHostAllocDefault);
   if (status != cudaSuccess) throw out_of_memory("page-locked host memory", size_bytes, what, status);
   data_.reset(data);
+}
+
+void pin_memory(void* memory, std::int64_t size_bytes, std::string_view what) {
+  const cudaError_t status = cudaHostRegister(memory, static_cast<std::size_t>(size_bytes), cudaHostRegisterPortable);
+  if (status != cudaSuccess) throw out_of_memory("page-locked host memory", size_bytes, what, status);
+}
+void unpin_memory(void* memory) noexcept {
+  if (cudaHostUnregister(memory) != cudaSuccess) cudaGetLastError();
 }
 
 static void copy(void* to, const void* from, std::int64_t size_bytes, cudaMemcpyKind kind, DeviceStream stream) {

@@ -21,6 +21,9 @@ bool built_with_cuda() { return false; }
 int device_count() { return 0; }
 DeviceInfo device_info(int device) { refuse(fmt::format("cuda:{}", device)); }
 void use_device(int device) { refuse(fmt::format("cuda:{}", device)); }
+int current_device() { return 0; }
+void pin_memory(void*, std::int64_t, std::string_view) { refuse(); }
+void unpin_memory(void*) noexcept {}
 
 // Nothing below is ever reached with something to close.
 int close_stream(::CUstream_st*) noexcept { return 0; }
