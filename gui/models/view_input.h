@@ -1,0 +1,47 @@
+// Everything a view may need to build its snapshot. Plain values; jobs carry what their replay found.
+#pragma once
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "gui/models/selection.h"
+#include "gui/models/tile_pyramid.h"
+#include "replay/session.h"
+
+namespace kvgrind::gui {
+
+struct ShownJob {
+  std::string name;  // "snapkv, 20 % kept"
+  replay::SessionJob asked;
+  std::shared_ptr<const replay::JobView> view;  // of the selected sequence, with its timeline
+  std::size_t colour = 0;                       // fixed for the life of the job
+};
+
+struct MapOptions {
+  replay::Pool pool = replay::Pool::max;
+  bool log = true;
+  int colours = 0;      // which colour map
+  bool overlay = true;  // kept and dropped keys of the first job
+  bool values = false;  // channels of V instead of K
+  bool difference = false;
+  bool operator==(const MapOptions&) const = default;
+};
+
+struct ViewInput {
+  std::shared_ptr<const replay::Session> session;  // null: a results file alone
+  Selection at;
+  std::vector<ShownJob> jobs;
+  std::shared_ptr<const std::vector<traces::ResultRow>> rows;  // of a results file and of jobs run here; may be null
+  std::shared_ptr<TilePyramid> tiles;                          // of the session
+  std::shared_ptr<const std::vector<std::string>> text;        // bytes of each token of the sequence; may be empty
+  MapOptions map;
+  std::string results_x = "stored_frac", results_y;  // of the Pareto view
+};
+
+std::string job_name(const std::string& policy, const std::string& budget);
+
+// The sequence that is looked at; null without a session.
+const traces::SequenceInfo* sequence_of(const ViewInput& input);
+Limits limits_of(const ViewInput& input);
+
+}  // namespace kvgrind::gui

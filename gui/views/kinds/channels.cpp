@@ -1,0 +1,147 @@
+// Channels: size of K (or V) per head and channel, its outliers, and what 4-bit quantisation along either axis costs.
+#include <algorithm>
+#include <cmath>
+
+#include "gui/models/table.h"
+#include "gui/views/plot.h"
+#include "gui/views/scene.h"
+
+namespace kvgrind::gui {
+namespace {
+
+class Channels final : public Scene {
+ public:
+  Channels(const ViewInput& input, replay::ChannelFacts facts) : input_(input), facts_(std::move(facts)) {}
+  QString title() const override {
+    return QString("Channels of %1, layer %2").arg(input_.map.values ? "V" : "K (post-RoPE)").arg(input_.at.layer);
+  }
+  QString subtitle() const override {
+    return QString(
+               "sequence %1; a line per KV head; %2 of channels have a mean of more than 4 times their head's median")
+        .arg(input_.at.sequence)
+        .arg(QString::fromStdString(percent(facts_.outlier_share)));
+  }
+  std::string csv() const override {
+    Table table{
+        .header = {"kv_head", "channel", "mean_abs", "largest_abs", "error_4bit_per_token", "error_4bit_per_channel"},
+        .rows = {}};
+    for (std::int64_t h = 0; h < facts_.mean_abs.extent(0); ++h)
+      for (std::int64_t d = 0; d < facts_.mean_abs.extent(1); ++d)
+        table.rows.push_back({std::to_string(h), std::to_string(d), number(double(facts_.mean_abs(h, d))),
+                              number(double(facts_.largest(h, d))), number(double(facts_.token_error(h, d))),
+                              number(double(facts_.channel_error(h, d)))});
+    return table.csv();
+  }
+  void paint(Canvas& c, const QRectF& area, const ViewState&) const override;
+
+ private:
+  void strip(Canvas& c, const QRectF& area, const QString& title, const Array<float, 2>& values, double high,
+             bool last) const;
+  void histogram(Canvas& c, const QRectF& area) const;
+  ViewInput input_;
+  replay::ChannelFacts facts_;
+};
+
+double largest(const Array<float, 2>& values) {
+  float out = 0;
+  for (std::int64_t i = 0; i < values.size(); ++i)
+    if (std::isfinite(values.data()[i])) out = std::max(out, values.data()[i]);
+  return out > 0 ? double(out) : 1.0;
+}
+
+void Channels::strip(Canvas& c, const QRectF& area, const QString& title, const Array<float, 2>& values, double high,
+                     bool last) const {
+  const double height = line_height(c.look.font) + 2;
+  draw_text(c, QRectF(area.left(), area.top(), area.width(), height), title, c.look.font, c.look.ink);
+  HeatAxes axes{.plot = heat_plot_area(c, area.adjusted(0, height, 0, 0), colour_bar_width),
+                .x0 = 0,
+                .x1 = double(values.extent(1)),
+                .y0 = 0,
+                .y1 = double(values.extent(0)),
+                .x_title = last ? "channel" : "",
+                .y_title = ""};
+  if (!last) axes.plot.setBottom(area.bottom() - 6);
+  QImage image(int(values.extent(1)), int(values.extent(0)), QImage::Format_RGB32);
+  const ColourTable& table = colour_table(input_.map.colours);
+  for (std::int64_t h = 0; h < values.extent(0); ++h)
+    for (std::int64_t d = 0; d < values.extent(1); ++d)
+      image.setPixel(int(d), int(h),
+                     std::isnan(values(h, d)) ? nan_colour : table[shade(values(h, d), 0.0f, float(high), false)]);
+  c.p.drawImage(axes.plot, image);
+  AxisLabels labels;
+  for (std::int64_t h = 0; h < values.extent(0); ++h) labels.y.emplace_back(double(h) + 0.5, QString("kv%1").arg(h));
+  if (!last) labels.x.emplace_back(-1.0, QString());
+  draw_axes(c, axes, labels);
+  draw_colour_bar(c, axes.plot, table, 0, high, false, "");
+  c.hit(axes.plot, [&values, axes, title](QPointF at) -> std::optional<Hit> {
+    const auto h = std::clamp<std::int64_t>(std::int64_t(axes.row(at.y())), 0, values.extent(0) - 1);
+    const auto d = std::clamp<std::int64_t>(std::int64_t(axes.column(at.x())), 0, values.extent(1) - 1);
+    return Hit{QString("%1: kv%2, channel %3: %4")
+                   .arg(title)
+                   .arg(h)
+                   .arg(d)
+                   .arg(QString::fromStdString(short_number(double(values(h, d))))),
+               {}};
+  });
+}
+
+void Channels::histogram(Canvas& c, const QRectF& area) const {
+  constexpr int bins = 24;
+  const double high = largest(facts_.mean_abs);
+  QList<double> x, y;
+  for (int i = 0; i < bins; ++i) {
+    x.push_back((i + 0.5) * high / bins);
+    y.push_back(0);
+  }
+  for (std::int64_t i = 0; i < facts_.mean_abs.size(); ++i)
+    if (std::isfinite(facts_.mean_abs.data()[i]))
+      y[std::clamp(int(double(facts_.mean_abs.data()[i]) / high * bins), 0, bins - 1)] += 1;
+  const auto plot = make_plot(c.look);
+  auto* bars = new QCPBars(plot->xAxis, plot->yAxis);
+  bars->setWidth(high / bins * 0.9);
+  bars->setData(x, y, true);
+  bars->setPen(Qt::NoPen);
+  bars->setBrush(QColor(0x00, 0x72, 0xB2));
+  plot->xAxis->setRange(0, high);
+  plot->yAxis->setRange(0, 1.05 * *std::max_element(y.begin(), y.end()));
+  plot->xAxis->setLabel("mean |x| of a channel");
+  plot->yAxis->setLabel("channels");
+  plot->xAxis->ticker()->setTickCount(4);
+  draw_plot(c, area, *plot);
+}
+
+void Channels::paint(Canvas& c, const QRectF& area, const ViewState&) const {
+  if (facts_.mean_abs.empty() || sequence_of(input_)->tokens == 0)
+    return draw_nothing(c, area, "This sequence has no tokens.");
+  const double side = std::min(340.0, area.width() * 0.32);
+  const QRectF left = area.adjusted(0, 0, -side - 8, 0);
+  const double extra = 2 * line_height(c.look.small()) + 10, each = (left.height() - extra) / 4;
+  const double error = std::max(largest(facts_.token_error), largest(facts_.channel_error));
+  const auto place = [&](int i) {
+    return QRectF(left.left(), left.top() + i * each, left.width(), each + (i == 3 ? extra : 0));
+  };
+  strip(c, place(0), "mean |x|", facts_.mean_abs, largest(facts_.mean_abs), false);
+  strip(c, place(1), "largest |x|", facts_.largest, largest(facts_.largest), false);
+  strip(c, place(2), "relative error at 4 bits, scales per token", facts_.token_error, error, false);
+  strip(c, place(3), "relative error at 4 bits, scales per channel", facts_.channel_error, error, true);
+  histogram(c, QRectF(area.right() - side, area.top() + 4, side, std::min(area.height(), 320.0)));
+}
+
+ScenePtr load(const ViewInput& input, const CancelToken& cancel) {
+  return std::make_shared<Channels>(
+      input, input.session->channels(input.at.sequence, input.at.layer, input.map.values, cancel));
+}
+
+}  // namespace
+
+namespace rows {
+extern const ViewRow channels;
+const ViewRow channels{.name = "channels",
+                       .title = "Channels",
+                       .help = "Sizes and quantisation errors per channel of K. `--values` or the menu shows V.",
+                       .place = 120,
+                       .needs = Needs::trace,
+                       .load = load};
+}  // namespace rows
+
+}  // namespace kvgrind::gui

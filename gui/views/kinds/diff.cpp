@@ -1,0 +1,191 @@
+// Policy diff: what the first two policies keep, both, one or neither, and the worst disagreements by attention mass.
+#include "gui/models/diff.h"
+
+#include <cmath>
+
+#include "gui/views/scene.h"
+
+namespace kvgrind::gui {
+namespace {
+
+constexpr std::size_t most_rows = 60;
+
+QColor agreement_colour(Agreement agreement, const Look& look) {
+  switch (agreement) {
+    case Agreement::both:
+      return look.dark ? QColor(0x6E, 0x70, 0x7A) : QColor(0x9A, 0x9C, 0xA6);
+    case Agreement::only_a:
+      return QColor(0x00, 0x72, 0xB2);
+    case Agreement::only_b:
+      return QColor(0xE6, 0x79, 0x1E);
+    default:
+      return look.dark ? QColor(0x2B, 0x2B, 0x31) : QColor(0xEC, 0xEC, 0xEF);
+  }
+}
+
+class Diff final : public Scene {
+ public:
+  Diff(const ViewInput& input, PolicyDiff diff) : input_(input), diff_(std::move(diff)) {}
+  QString title() const override { return "Where two policies differ"; }
+  QString subtitle() const override {
+    return QString("A: %1; B: %2; sequence %3. A drops %4 of a query's mass that B keeps, B drops %5 that A keeps.")
+        .arg(QString::fromStdString(diff_.a.name), QString::fromStdString(diff_.b.name))
+        .arg(input_.at.sequence)
+        .arg(QString::fromStdString(percent(diff_.lost_a)), QString::fromStdString(percent(diff_.lost_b)));
+  }
+  QRectF extent() const override { return QRectF(0, 0, double(std::max<std::int64_t>(1, diff_.a.tokens)), 1); }
+  std::string csv() const override {
+    return diff_table(diff_, input_.text ? *input_.text : std::vector<std::string>{}).csv();
+  }
+  void paint(Canvas& c, const QRectF& area, const ViewState& state) const override;
+
+ private:
+  void raster(Canvas& c, const HeatAxes& axes) const;
+  void table(Canvas& c, const QRectF& area) const;
+  QString token(std::int64_t t) const {
+    return input_.text && t < std::int64_t(input_.text->size())
+               ? QString::fromStdString(token_label((*input_.text)[std::size_t(t)], 12))
+               : QString();
+  }
+  ViewInput input_;
+  PolicyDiff diff_;
+};
+
+void Diff::raster(Canvas& c, const HeatAxes& axes) const {
+  const int columns = std::max(1, int(axes.plot.width() * c.look.device_pixels)), rows = int(diff_.a.groups());
+  QImage image(columns, rows, QImage::Format_RGB32);
+  for (int r = 0; r < rows; ++r)
+    for (int x = 0; x < columns; ++x) {
+      const auto begin = std::int64_t(axes.x0 + (axes.x1 - axes.x0) * x / columns);
+      const auto end =
+          std::max(begin + 1, std::int64_t(std::ceil(axes.x0 + (axes.x1 - axes.x0) * (x + 1) / columns - 1e-9)));
+      int red = 0, green = 0, blue = 0;
+      for (std::int64_t t = begin; t < end; ++t) {
+        const QColor colour = agreement_colour(diff_.at(r, t), c.look);
+        red += colour.red();
+        green += colour.green();
+        blue += colour.blue();
+      }
+      const int n = int(end - begin);
+      image.setPixel(x, r, qRgb(red / n, green / n, blue / n));
+    }
+  c.p.drawImage(axes.plot, image);
+  AxisLabels labels;
+  for (std::int64_t l = 0; l < diff_.a.layers; ++l)
+    labels.y.emplace_back((double(l) + 0.5) * double(diff_.a.heads), QString("L%1").arg(l));
+  draw_axes(c, axes, labels);
+  c.p.setPen(QPen(c.look.accent, 1));
+  if (input_.at.key_at >= 0 && input_.at.key_at >= axes.x0 && input_.at.key_at < axes.x1) {
+    const double x = axes.x(double(input_.at.key_at) + 0.5);
+    c.p.drawLine(QPointF(x, axes.plot.top()), QPointF(x, axes.plot.bottom()));
+  }
+  const std::int64_t per = input_.session->run().card().query_heads / diff_.a.heads;
+  c.hit(axes.plot, [this, axes, per](QPointF at) -> std::optional<Hit> {
+    const auto group = std::clamp<std::int64_t>(std::int64_t(axes.row(at.y())), 0, diff_.a.groups() - 1);
+    const auto key = std::int64_t(axes.column(at.x()));
+    const std::int64_t layer = group / diff_.a.heads, head = group % diff_.a.heads;
+    return Hit{QString("layer %1, head %2, key %3 %4: %5")
+                   .arg(layer)
+                   .arg(head)
+                   .arg(key)
+                   .arg(token(key), QString(agreement_name(diff_.at(group, key)))),
+               [layer, head, per, key](Selection& s) {
+                 s.layer = layer;
+                 s.query_head = head * per;
+                 s.key_at = key;
+               }};
+  });
+}
+
+void Diff::table(Canvas& c, const QRectF& area) const {
+  const QFont small = c.look.small();
+  const double height = line_height(small) + 3;
+  draw_text(c, QRectF(area.left(), area.top(), area.width(), height + 2), "Worst disagreements by received mass",
+            c.look.bold(), c.look.ink);
+  const double share[] = {0.11, 0.12, 0.17, 0.28, 0.14, 0.18};
+  const char* names[] = {"layer", "head", "key", "token", "kept", "mass"};
+  const std::int64_t per = input_.session->run().card().query_heads / diff_.a.heads;
+  double y = area.top() + height + 6;
+  for (std::size_t row = 0; row <= diff_.worst.size() && y + height <= area.bottom(); ++row, y += height) {
+    double x = area.left();
+    for (std::size_t column = 0; column < 6; ++column) {
+      QString text = names[column];
+      if (row > 0) {
+        const Disagreement& one = diff_.worst[row - 1];
+        const QString cells[] = {QString::number(one.layer), QString(per > 1 ? "kv%1" : "q%1").arg(one.head),
+                                 QString::number(one.token), token(one.token),
+                                 one.a_keeps ? "A" : "B",    QString::fromStdString(percent(one.mass))};
+        text = cells[column];
+      }
+      const double width = share[column] * area.width();
+      draw_text(c, QRectF(x, y, width - 6, height), text, small,
+                row == 0      ? c.look.faint
+                : column == 4 ? agreement_colour(text == "A" ? Agreement::only_a : Agreement::only_b, c.look)
+                              : c.look.ink);
+      x += width;
+    }
+    if (row == 0) continue;
+    const Disagreement one = diff_.worst[row - 1];
+    c.hit(QRectF(area.left(), y, area.width(), height), QString("go to layer %1, key %2").arg(one.layer).arg(one.token),
+          [one, per](Selection& s) {
+            s.layer = one.layer;
+            s.query_head = one.head * per;
+            s.key_at = one.token;
+          });
+  }
+}
+
+void Diff::paint(Canvas& c, const QRectF& area, const ViewState& state) const {
+  std::vector<LegendItem> legend;
+  const double all = double(std::max<std::int64_t>(1, diff_.both + diff_.neither + diff_.only_a + diff_.only_b));
+  for (const auto& [agreement, n] :
+       {std::pair(Agreement::both, diff_.both), std::pair(Agreement::only_a, diff_.only_a),
+        std::pair(Agreement::only_b, diff_.only_b), std::pair(Agreement::neither, diff_.neither)})
+    legend.push_back(
+        {QString("%1 (%2)").arg(agreement_name(agreement), QString::fromStdString(percent(double(n) / all))),
+         agreement_colour(agreement, c.look), 0});
+  QRectF rest = area;
+  rest.setTop(rest.top() + draw_legend(c, rest, legend) + 6);
+  const double side = std::min(380.0, rest.width() * 0.36);
+  HeatAxes axes{.plot = heat_plot_area(c, rest.adjusted(0, 0, -side - 12, 0), 6),
+                .x0 = 0,
+                .x1 = double(std::max<std::int64_t>(1, diff_.a.tokens)),
+                .y0 = 0,
+                .y1 = double(std::max<std::int64_t>(1, diff_.a.groups())),
+                .x_title = "key position",
+                .y_title = "layer and head"};
+  if (!state.window.isEmpty()) {
+    axes.x0 = state.window.left();
+    axes.x1 = state.window.right();
+  } else if (!input_.at.key.empty()) {
+    axes.x0 = double(input_.at.key.begin);
+    axes.x1 = double(input_.at.key.end);
+  }
+  raster(c, axes);
+  table(c, QRectF(rest.right() - side, rest.top(), side, rest.height()));
+  c.plot = axes.plot;
+}
+
+ScenePtr load(const ViewInput& input, const CancelToken& cancel) {
+  std::size_t jobs = 0;
+  for (const ShownJob& job : input.jobs) jobs += job.view != nullptr;
+  if (jobs < 2)
+    return words_scene("Where two policies differ",
+                       "Two policies are compared here. Add one more, or choose two of those there are.");
+  return std::make_shared<Diff>(input, policy_diff(input, most_rows, cancel));
+}
+
+}  // namespace
+
+namespace rows {
+extern const ViewRow diff;
+const ViewRow diff{
+    .name = "diff",
+    .title = "Policy diff",
+    .help = "The first two policies shown, token by token. A click on a disagreement goes there in all views.",
+    .place = 80,
+    .needs = Needs::jobs,
+    .load = load};
+}  // namespace rows
+
+}  // namespace kvgrind::gui

@@ -1,0 +1,148 @@
+#include "gui/views/pareto_plot.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "gui/views/plot.h"
+
+namespace kvgrind::gui {
+namespace {
+
+QString point_words(const ParetoData& data, const ParetoSeries& series, const ParetoPoint& p) {
+  return QString("%1, %2: %3 %4 [%5, %6] over %7 prompts, at %8 of the bytes")
+      .arg(QString::fromStdString(series.name), QString::fromStdString(p.budget), QString::fromStdString(data.y),
+           QString::fromStdString(short_number(p.y.value)), QString::fromStdString(short_number(p.y.lo)),
+           QString::fromStdString(short_number(p.y.hi)))
+      .arg(p.y.n)
+      .arg(QString::fromStdString(percent(p.x)));
+}
+
+// Names beside the plot: mark and name, as many columns as needed.
+void draw_names(Canvas& c, const QRectF& area, const std::vector<const ParetoSeries*>& named,
+                const std::vector<std::size_t>& index) {
+  const QFont small = c.look.small();
+  const double height =
+      std::min(line_height(small) + 3, area.height() / double(std::max<std::size_t>(1, named.size())));
+  for (std::size_t i = 0; i < named.size(); ++i) {
+    const double y = area.top() + double(i) * height;
+    const QColor colour = named[i]->reference ? c.look.faint : QColor::fromRgb(job_colour(index[i]));
+    c.p.setPen(QPen(colour, 1.6, named[i]->reference ? Qt::DashLine : dash(index[i])));
+    c.p.drawLine(QPointF(area.left(), y + height / 2), QPointF(area.left() + 22, y + height / 2));
+    if (!named[i]->reference) {
+      QCPPainter* painter = c.plots;
+      QCPScatterStyle style = marker(index[i], colour, c.look, 6);
+      style.applyTo(painter, QPen(colour));
+      style.drawShape(painter, area.left() + 11, y + height / 2);
+    }
+    draw_text(c, QRectF(area.left() + 27, y, area.width() - 27, height), QString::fromStdString(named[i]->name), small,
+              c.look.ink);
+  }
+}
+
+}  // namespace
+
+QString axis_words(const std::string& metric) {
+  if (metric == "stored_frac") return "stored bytes / full cache";
+  if (metric == "kept_frac") return "kept tokens / all tokens";
+  if (metric == "touched_frac") return "bytes read a step / full cache";
+  return QString::fromStdString(metric);
+}
+
+void draw_pareto(Canvas& c, const QRectF& area, const ParetoData& data, bool full) {
+  double low_x = 1e300, high_x = 0, low_y = 1e300, high_y = -1e300;
+  for (const ParetoSeries& one : data.series)
+    for (const ParetoPoint& p : one.points) {
+      low_x = std::min(low_x, p.x);
+      high_x = std::max(high_x, p.x);
+      for (const double y : {p.y.value, full ? p.y.lo : p.y.value, full ? p.y.hi : p.y.value})
+        if (std::isfinite(y)) {
+          low_y = std::min(low_y, y);
+          high_y = std::max(high_y, y);
+        }
+    }
+  if (low_x > high_x) return draw_nothing(c, area, "No results yet.");
+
+  std::vector<const ParetoSeries*> named;
+  std::vector<std::size_t> index;
+  for (std::size_t i = 0; i < data.series.size(); ++i) {
+    const bool on_hull = std::any_of(data.series[i].points.begin(), data.series[i].points.end(),
+                                     [](const ParetoPoint& p) { return p.hull; });
+    if (full || on_hull || data.series[i].reference) {
+      named.push_back(&data.series[i]);
+      index.push_back(i);
+    }
+  }
+  double widest = 0;
+  for (const ParetoSeries* one : named)
+    widest = std::max(widest, text_width(c.look.small(), QString::fromStdString(one->name)));
+  const double names = std::min(area.width() * 0.3, widest + 36);
+  const QRectF place = area.adjusted(0, 0, -names - 8, 0);
+
+  const auto plot = make_plot(c.look);
+  plot->xAxis->setLabel(axis_words(data.x));
+  plot->yAxis->setLabel(axis_words(data.y) + (data.higher_is_better ? " (higher is better)" : " (lower is better)"));
+  set_log(*plot->xAxis);
+  QSharedPointer<QCPAxisTickerText> ticks(new QCPAxisTickerText);
+  for (const double tick : {0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0})
+    ticks->addTick(tick, QString::fromStdString(percent(tick)));
+  plot->xAxis->setTicker(ticks);
+  plot->xAxis->setRange(low_x / 1.12, std::max(high_x, low_x * 1.5) * 1.12);
+  const double span = std::max(1e-9, high_y - low_y);
+  plot->yAxis->setRange(low_y - 0.04 * span, high_y + 0.06 * span);
+
+  for (std::size_t i = 0; i < data.series.size(); ++i) {
+    const ParetoSeries& one = data.series[i];
+    const QColor colour = one.reference ? c.look.faint : QColor::fromRgb(job_colour(i));
+    QList<double> x, y, less, more;
+    for (const ParetoPoint& p : one.points) {
+      x.push_back(p.x);
+      y.push_back(p.y.value);
+      less.push_back(std::isfinite(p.y.lo) ? p.y.value - p.y.lo : 0);
+      more.push_back(std::isfinite(p.y.hi) ? p.y.hi - p.y.value : 0);
+    }
+    QCPGraph* graph = plot->addGraph();
+    graph->setData(x, y, true);
+    QColor line = colour;
+    line.setAlpha(one.reference ? 255 : 190);
+    graph->setPen(QPen(line, one.reference ? 1.2 : 1.4, one.reference ? Qt::DashLine : dash(i)));
+    if (!one.reference) graph->setScatterStyle(marker(i, colour, c.look, full ? 7 : 5));
+    if (full && !one.reference) {
+      auto* bars = new QCPErrorBars(plot->xAxis, plot->yAxis);
+      bars->setDataPlottable(graph);
+      bars->setData(less, more);
+      QColor faint = colour;
+      faint.setAlpha(90);
+      bars->setPen(QPen(faint, 1));
+      bars->setWhiskerWidth(4);
+      bars->setSymbolGap(0);
+    }
+  }
+  QList<double> hull_x, hull_y;
+  std::vector<const ParetoPoint*> hull;
+  for (const ParetoSeries& one : data.series)
+    for (const ParetoPoint& p : one.points)
+      if (p.hull) hull.push_back(&p);
+  std::sort(hull.begin(), hull.end(), [](const auto* a, const auto* b) { return a->x < b->x; });
+  for (const ParetoPoint* p : hull) {
+    hull_x.push_back(p->x);
+    hull_y.push_back(p->y.value);
+  }
+  QCPGraph* front = plot->addGraph();
+  front->setData(hull_x, hull_y, true);
+  front->setLineStyle(QCPGraph::lsStepLeft);
+  QColor ink = c.look.ink;
+  ink.setAlpha(120);
+  front->setPen(QPen(ink, 4));
+  plot->addLayer("front", plot->layer("grid"), QCustomPlot::limAbove);
+  front->setLayer("front");
+  draw_plot(c, place, *plot);
+  for (const ParetoSeries& one : data.series)
+    for (const ParetoPoint& p : one.points) {
+      const QPointF at =
+          place.topLeft() + QPointF(plot->xAxis->coordToPixel(p.x), plot->yAxis->coordToPixel(p.y.value));
+      c.hit(QRectF(at - QPointF(6, 6), QSizeF(12, 12)), point_words(data, one, p));
+    }
+  draw_names(c, QRectF(place.right() + 8, place.top() + 4, names, area.height() - 8), named, index);
+}
+
+}  // namespace kvgrind::gui
