@@ -98,7 +98,8 @@ Console::~Console() { end_progress(); }
 void Console::data(std::string_view text) {
   if (reader_gone_) return;
   end_progress();
-  if (std::fwrite(text.data(), 1, text.size(), stdout) == text.size()) return;
+  // Flushed at once: messages on the same terminal or pipe follow what they speak of.
+  if (std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0) return;
   if (errno == EPIPE) {
     reader_gone_ = true;
     return;

@@ -192,7 +192,7 @@ void Builder::warn_of_rows(const ReportTable& table, const std::string& preset, 
   const std::string where = fmt::format("{} at {}, {}", preset, budget_words(table), table.protocol);
   if (failed > 0) warn(fmt::format("{}: {} of {} jobs failed: {}", where, failed, rows.size(), message));
   if (nan_scores > 0) warn(fmt::format("{}: {} NaN scores, sorted last", where, nan_scores));
-  if (estimated > 0) warn(fmt::format("{}: {} is estimated from part of the queries", where, table.headline));
+  if (estimated > 0) warn(fmt::format("{}: {} is estimated from part of the queries", table.protocol, table.headline));
   if (n > 0 && std::abs(requested - effective) > 0.5 * n)
     warn(fmt::format("{}: asked for {:.1f} tokens a group, kept {:.1f}", where, requested / n, effective / n));
 }

@@ -217,6 +217,37 @@ TEST(KvtRoundTrip, OutputProjectionIsStoredUnlessItIsTooBig) {
   }
 }
 
+// In a fp32 recording of 16-bit weights, W_O stays at 16 bits where that loses nothing.
+TEST(KvtRoundTrip, OutputProjectionIsInTheWeightsDtypeWhereThatIsExact) {
+  const TemporaryFolder folder;
+  const Driver driver({.hidden = 4}, {context_of(400)});
+  for (const bool exact : {true, false}) {
+    Recorder::Plan plan = driver.plan();
+    plan.card.cache_dtype = DType::bf16;
+    plan.output_projection = [&, old = plan.output_projection](std::int64_t layer) {
+      Array<float, 2> w = old(layer);
+      for (std::int64_t i = 0; i < w.size(); ++i)
+        w.data()[i] = static_cast<float>((i * 7 + layer) % 101) + (exact ? 0.0f : 0.001f);
+      return w;
+    };
+    RecordOptions options;
+    options.column_sums = options.pooled_maps = false;
+    const std::filesystem::path path = folder / (exact ? "exact.kvt" : "rounded.kvt");
+    Recorder recorder(path, plan, options);
+    driver.feed(recorder, 0, 64);
+    recorder.close();
+    const auto trace = Trace::open(path);
+    EXPECT_EQ(trace->card().dtype, DType::f32);
+    for (std::int64_t l = 0; l < 2; ++l) {
+      const Array<float, 2> expected = plan.output_projection(l), found = trace->output_projection(l).value();
+      ASSERT_EQ(found.extents(), expected.extents());
+      EXPECT_TRUE(std::equal(expected.data(), expected.data() + expected.size(), found.data())) << exact;
+    }
+    traces::repair_trace(path, folder / "again.kvt", true);
+    EXPECT_EQ(Trace::open(folder / "again.kvt")->output_projection(1)->data()[3], plan.output_projection(1).data()[3]);
+  }
+}
+
 TEST(KvtRoundTrip, RepairOfASoundFileIsTheSameRecording) {
   const TemporaryFolder folder;
   TokenSequence fork = context_of(30, 6);

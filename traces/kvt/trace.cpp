@@ -328,7 +328,10 @@ std::optional<Array<float, 2>> Trace::output_projection(std::int64_t layer) cons
   const std::vector<std::byte> bytes = read_output_projection(*state_, layer);
   Array<float, 2> out({card.hidden, card.query_heads * card.head_dim});
   const hdf5::Element element = state_->at("w_o").element;
-  to_f32(element == hdf5::Element::f32 ? DType::f32 : card.dtype, bytes.data(), out.size(), out.data());
+  const DType dtype = element == hdf5::Element::f32   ? DType::f32
+                      : element == hdf5::Element::f16 ? DType::f16
+                                                      : DType::bf16;
+  to_f32(dtype, bytes.data(), out.size(), out.data());
   return out;
 }
 

@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "replay/program/command.h"
 #include "replay/program/grid_options.h"
+#include "replay/program/open_run.h"
 #include "replay/report/report.h"
 #include "replay/sweep/sweep.h"
 
@@ -14,7 +15,7 @@ namespace kvgrind::program {
 namespace {
 
 struct Asked {
-  std::string trace, out, plans;
+  std::string trace, model, out, plans;
   GridFlags grid;
   bool force = false, trust = false, strict = false, anonymous = false;
 };
@@ -56,7 +57,7 @@ int run(const Asked& asked, Console& console) {
   options.out = asked.out;
   if (asked.out.empty()) options.out = scratch.emplace().path() / "results.jsonl";
   const replay::SweepOutcome outcome =
-      replay::run_sweep(replay::recorded_run(trace), grid, options, console.progress(), console.cancel());
+      replay::run_sweep(open_run(trace, asked.model), grid, options, console.progress(), console.cancel());
   console.end_progress();
   for (const std::string& message : outcome.messages) console.warn(message);
 
@@ -81,6 +82,7 @@ int run(const Asked& asked, Console& console) {
 Action declare(Options& options) {
   auto asked = std::make_shared<Asked>();
   options.positional("trace", asked->trace, "a trace");
+  options.text("--model", asked->model, "the model's folder, for W_O where the trace is too small to hold it");
   add_grid_flags(options, asked->grid);
   options.text("-o,--out", asked->out, "write results.jsonl here");
   options.text("--plans", asked->plans, "write what became of every token (HDF5) here");

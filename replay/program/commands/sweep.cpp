@@ -8,13 +8,14 @@
 #include "core/error.h"
 #include "replay/program/command.h"
 #include "replay/program/grid_options.h"
+#include "replay/program/open_run.h"
 #include "replay/record/prompts.h"
 
 namespace kvgrind::program {
 namespace {
 
 struct Asked {
-  std::string trace, out, grid, from, shard, plans;
+  std::string trace, model, out, grid, from, shard, plans;
   GridFlags flags;
   bool force = false, resume = false, retry_errors = false, dry_run = false, list_jobs = false, trust = false;
   bool anonymous = false;
@@ -69,7 +70,7 @@ int run(const Asked& asked, Console& console) {
   const replay::Grid grid = which_grid(asked);
   const replay::Shard shard = which_shard(asked);
   const auto trace = traces::Trace::open(asked.trace, {.probe = !asked.trust, .verify_checksums = true});
-  const auto recorded = replay::recorded_run(trace);
+  const auto recorded = open_run(trace, asked.model);
   if (asked.list_jobs) {
     for (const replay::SweepJob& job : replay::list_jobs(replay::resolve_grid(grid, *recorded)))
       if (job.number % shard.count == shard.index) console.data(replay::job_text(job) + "\n");
@@ -112,6 +113,7 @@ int run(const Asked& asked, Console& console) {
 Action declare(Options& options) {
   auto asked = std::make_shared<Asked>();
   options.positional("trace", asked->trace, "a trace");
+  options.text("--model", asked->model, "the model's folder, for W_O where the trace is too small to hold it");
   options.text("--grid", asked->grid, "a JSON file with policies, budgets, protocols, sequences, seeds");
   options.text("--from", asked->from, "run again the grid that is stored in this result file");
   add_grid_flags(options, asked->flags);
