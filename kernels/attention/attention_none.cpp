@@ -4,6 +4,12 @@
 
 namespace kvgrind::kernels {
 
+void attention_prefill_cuda(const AttentionPrefill&, DeviceStream) {
+  throw Error(Category::unavailable, {.doing = "computing attention on a CUDA device",
+                                      .found = "a program built without CUDA",
+                                      .next = "use --device cpu, or build with the CUDA Toolkit"});
+}
+
 void column_sums_cuda(const ColumnSums&, DeviceStream) {
   throw Error(Category::unavailable, {.doing = "summing attention on a CUDA device",
                                       .found = "a program built without CUDA",

@@ -222,9 +222,9 @@ void Writer::end(const std::byte* message) {
         const float* hidden = l.hidden_norm_at < 0 ? nullptr : at<float>(one, l.hidden_norm_at) + first_row_[p];
         const float* attn_in = l.attn_in_norm_at < 0 ? nullptr : at<float>(one, l.attn_in_norm_at) + first_row_[p];
         std::int64_t hidden_stride = 1, attn_in_stride = 1;
-        if (body.hidden_norm_at >= 0)
+        if (hidden == nullptr && body.hidden_norm_at >= 0)
           hidden = at<float>(message, body.hidden_norm_at) + first_row_[p] * (L + 1) + l.layer, hidden_stride = L + 1;
-        if (body.attn_in_norm_at >= 0)
+        if (attn_in == nullptr && body.attn_in_norm_at >= 0)
           attn_in = at<float>(message, body.attn_in_norm_at) + first_row_[p] * L + l.layer, attn_in_stride = L;
         layer_of_part(p, one, hidden, hidden_stride, attn_in, attn_in_stride);
       }

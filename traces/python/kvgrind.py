@@ -7,6 +7,8 @@
     rows = kvgrind.results("results.jsonl")   # DataFrame, or a list of dicts without pandas
     state = kvgrind.kept("plans.h5", job=0, layer=3)   # uint8 [Hk, T]
     kvgrind.write_trace("mine.kvt", card, sequences)   # a file that kvgrind reads
+    with kvgrind.record(model, "run.kvt"):    # records a PyTorch/Transformers model (kvgrind_hook.py beside this file)
+        model.generate(**inputs, max_new_tokens=64)
 
 The file format is described in traces/SCHEMA.md. Only committed rows are read, and each slice's checksum is verified
 the first time (verify=False skips that). Files from people you do not trust: run `kvgrind check` first.
@@ -18,7 +20,7 @@ import struct
 import h5py
 import numpy as np
 
-__all__ = ["Trace", "results", "kept", "write_trace", "xxh3_64"]
+__all__ = ["Trace", "results", "kept", "write_trace", "xxh3_64", "record"]
 
 # ---------------------------------------------------------------------------------------------------------------------
 # XXH3, 64 bits, seed 0: the checksum of the format. The xxhash module is used where it is installed.
@@ -162,6 +164,16 @@ except ImportError:
 def _sum_of(array):
     array = np.ascontiguousarray(array)
     return xxh3_64(array.reshape(-1).view(np.uint8).data if array.size else b"")
+
+
+def record(model, path, **options):
+    """Records every forward pass of a Transformers model within the block; options: kvgrind_hook.record."""
+    import sys
+    folder = os.path.dirname(os.path.abspath(__file__))
+    if folder not in sys.path:
+        sys.path.append(folder)
+    import kvgrind_hook
+    return kvgrind_hook.record(model, path, **options)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
