@@ -37,7 +37,8 @@ struct Canvas {
   const Look& look;
   std::vector<HitArea> hits = {};
   std::vector<Wanted> wanted = {};
-  QRectF plot = {};  // where data coordinates lie, when the scene can be zoomed
+  QRectF plot = {};   // where data coordinates lie, when the scene can be zoomed
+  QRectF shown = {};  // the data coordinates it shows; of a scene that scrolls: first line and number of lines
 
   void hit(const QRectF& area, QString text, std::function<void(Selection&)> select = {});
   void hit(const QRectF& area, std::function<std::optional<Hit>(QPointF)> at);

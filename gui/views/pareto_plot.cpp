@@ -142,6 +142,17 @@ void draw_pareto(Canvas& c, const QRectF& area, const ParetoData& data, bool ful
           place.topLeft() + QPointF(plot->xAxis->coordToPixel(p.x), plot->yAxis->coordToPixel(p.y.value));
       c.hit(QRectF(at - QPointF(6, 6), QSizeF(12, 12)), point_words(data, one, p));
     }
+  // References by name where they begin.
+  for (const ParetoSeries& one : data.series) {
+    if (!one.reference || one.points.empty()) continue;
+    const QPointF at = place.topLeft() + QPointF(plot->xAxis->coordToPixel(one.points.front().x),
+                                                 plot->yAxis->coordToPixel(one.points.front().y.value));
+    const QString name = QString::fromStdString(one.name);
+    const double width = text_width(c.look.small(), name);
+    const double x = one.points.size() > 1 && at.x() + width + 4 < place.right() - 60 ? at.x() + 4 : at.x() - width - 5;
+    draw_text(c, QRectF(x, at.y() - line_height(c.look.small()) - 2, width, line_height(c.look.small())), name,
+              c.look.small(), c.look.faint);
+  }
   draw_names(c, QRectF(place.right() + 8, place.top() + 4, names, area.height() - 8), named, index);
 }
 

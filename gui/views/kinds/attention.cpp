@@ -9,6 +9,7 @@ namespace kvgrind::gui {
 namespace {
 
 constexpr double label_pixels = 12;  // of a token, from which its text is shown
+constexpr double strip_step = 13;
 
 class Attention final : public Scene {
  public:
@@ -153,6 +154,9 @@ void Attention::strips(Canvas& c, const HeatAxes& axes) const {
     const QRectF strip(axes.plot.left(), y - 5, axes.plot.width(), 5);
     c.p.fillRect(strip, c.look.panel);
     c.p.drawImage(strip, image);
+    const QFont small = c.look.small();
+    draw_text(c, QRectF(strip.right() + 6, strip.center().y() - line_height(small) / 2, colour_bar_width + 20, line_height(small)),
+              QString::fromStdString(job.asked.policy), small, colour);
     c.hit(strip.adjusted(0, -1, 0, 1), [this, axes, &job, states](QPointF at) -> std::optional<Hit> {
       const auto k = std::int64_t(axes.column(at.x()));
       if (k < 0 || k >= tokens_) return std::nullopt;
@@ -162,7 +166,7 @@ void Attention::strips(Canvas& c, const HeatAxes& axes) const {
                      .arg(state_name(states[static_cast<std::size_t>(k)])),
                  [k](Selection& s) { s.key_at = k; }};
     });
-    y -= 7;
+    y -= strip_step;
   }
 }
 
@@ -188,7 +192,7 @@ void Attention::paint(Canvas& c, const QRectF& area, const ViewState& state) con
   const QRectF window = shown(state);
   if (window.isEmpty()) return draw_nothing(c, area, "This sequence has no tokens.");
   const std::size_t strip_count = input_.map.overlay ? std::min<std::size_t>(input_.jobs.size(), 4) : 0;
-  HeatAxes axes{.plot = heat_plot_area(c, area.adjusted(0, 8.0 * double(strip_count), 0, 0), colour_bar_width),
+  HeatAxes axes{.plot = heat_plot_area(c, area.adjusted(0, strip_step * double(strip_count) + 2, 0, 0), colour_bar_width),
                 .x0 = window.left(),
                 .x1 = window.right(),
                 .y0 = window.top(),
@@ -256,6 +260,7 @@ void Attention::paint(Canvas& c, const QRectF& area, const ViewState& state) con
   const QRectF place(axes.plot.right() - note_width - 6, axes.plot.top() + 6, note_width, line_height(c.look.small()));
   draw_text(c, place, note, c.look.small(), c.look.faint, Qt::AlignRight | Qt::AlignVCenter);
   c.plot = axes.plot;
+  c.shown = window;
   c.hit(axes.plot, [this, axes, level](QPointF at) -> std::optional<Hit> {
     const auto q = std::int64_t(axes.row(at.y())), k = std::int64_t(axes.column(at.x()));
     return Hit{hover(axes, level, at), [q, k](Selection& s) {

@@ -42,6 +42,8 @@ class Budget final : public Scene {
 
 void Budget::grid(Canvas& c, const BudgetGrid& grid, const HeatAxes& axes, double low, double high) const {
   const ColourTable& table = difference_ ? diverging_table() : colour_table(input_.map.colours);
+  c.p.save();
+  c.p.setRenderHint(QPainter::Antialiasing, false);
   const double width = axes.plot.width() / double(grid.heads), height = axes.plot.height() / double(grid.layers);
   for (std::int64_t l = 0; l < grid.layers; ++l)
     for (std::int64_t h = 0; h < grid.heads; ++h) {
@@ -51,7 +53,7 @@ void Budget::grid(Canvas& c, const BudgetGrid& grid, const HeatAxes& axes, doubl
       c.p.fillRect(cell, colour);
       const QString number = QString::number(grid.at(l, h));
       if (width >= number_pixels && height >= line_height(c.look.small()) && text_width(c.look.small(), number) < width)
-        draw_text(c, cell, number, c.look.small(), colour.lightness() > 140 ? Qt::black : Qt::white, Qt::AlignCenter);
+        draw_text(c, cell, number, c.look.small(), qGray(colour.rgb()) > 125 ? Qt::black : Qt::white, Qt::AlignCenter);
       const std::int64_t per = input_.session->run().card().query_heads / grid.heads;
       c.hit(cell,
             QString("%1: layer %2, head %3: %4 of %5 tokens")
@@ -65,6 +67,7 @@ void Budget::grid(Canvas& c, const BudgetGrid& grid, const HeatAxes& axes, doubl
               s.query_head = h * per;
             });
     }
+  c.p.restore();
   AxisLabels labels;
   for (std::int64_t l = 0; l < grid.layers; ++l) labels.y.emplace_back(double(l) + 0.5, QString("L%1").arg(l));
   const bool kv = grid.heads == input_.session->run().card().kv_heads;

@@ -164,6 +164,7 @@ void Diff::paint(Canvas& c, const QRectF& area, const ViewState& state) const {
   raster(c, axes);
   table(c, QRectF(rest.right() - side, rest.top(), side, rest.height()));
   c.plot = axes.plot;
+  c.shown = QRectF(axes.x0, 0, axes.x1 - axes.x0, 1);
 }
 
 ScenePtr load(const ViewInput& input, const CancelToken& cancel) {

@@ -85,7 +85,7 @@ void Heads::paint(Canvas& c, const QRectF& area, const ViewState&) const {
   std::vector<LegendItem> legend;
   for (const char* kind : {"look-up", "local", "sink", "mixed"}) legend.push_back({kind, kind_colour(kind), 0});
   QRectF rest = area;
-  rest.setTop(rest.top() + draw_legend(c, rest, legend) + 4);
+  rest.setTop(rest.top() + draw_legend(c, rest, legend) + 2);
   const QFont small = c.look.small();
   const double label = line_height(small), left = text_width(small, "L00 ");
   const double across = (rest.width() - left) / double(card.query_heads);
@@ -93,7 +93,7 @@ void Heads::paint(Canvas& c, const QRectF& area, const ViewState&) const {
   const double side = std::max(4.0, std::min(across, down) - 8);
   for (std::int64_t h = 0; h < card.query_heads; ++h)
     if (across > text_width(small, "q00") || h % 4 == 0)
-      draw_text(c, QRectF(rest.left() + left + double(h) * across, rest.top(), std::max(across, 30.0), label),
+      draw_text(c, QRectF(rest.left() + left + double(h) * across, rest.top() - 3, std::max(across, 30.0), label),
                 QString("q%1").arg(h), small, c.look.faint, Qt::AlignLeft | Qt::AlignVCenter);
   for (std::int64_t l = 0; l < card.layers; ++l) {
     const double y = rest.top() + label + double(l) * down;

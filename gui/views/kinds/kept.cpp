@@ -135,6 +135,7 @@ void Kept::paint(Canvas& c, const QRectF& area, const ViewState& state) const {
     band(c, bands_[i], axes, i + 1 == bands_.size());
   }
   c.plot = frame;
+  c.shown = QRectF(x0, 0, x1 - x0, 1);
 }
 
 ScenePtr load(const ViewInput& input, const CancelToken&) { return std::make_shared<Kept>(input); }

@@ -69,6 +69,8 @@ void Needle::panel(Canvas& c, const QRectF& area, const QString& title, const QS
                 .y_title = ""};
   if (!last) axes.plot.setBottom(inner.bottom() - 8);
   c.p.fillRect(axes.plot, c.look.panel);
+  c.p.save();
+  c.p.setRenderHint(QPainter::Antialiasing, false);  // no seams between cells
   const ColourTable& table = job ? kept_colours(c.look.dark) : colour_table(input_.map.colours);
   for (std::int64_t i = 0; i < columns; ++i) {
     const std::int64_t query = data_.mass.query[std::size_t(i)];
@@ -76,15 +78,16 @@ void Needle::panel(Canvas& c, const QRectF& area, const QString& title, const QS
     const std::vector<float>* kept = nullptr;
     if (job)
       for (std::size_t s = 0; s < job->seen.size(); ++s)
-        if (!kept || job->seen[s] <= query + 1) kept = &job->kept[s];
+        if (job->seen[s] <= query + 1) kept = &job->kept[s];
     for (std::int64_t l = 0; l < layers; ++l) {
-      const float value = job ? (kept ? (*kept)[std::size_t(l)] : 0.0f) : data_.mass.mass(l, i);
+      const float value = job ? (kept ? (*kept)[std::size_t(l)] : 1.0f) : data_.mass.mass(l, i);
       const std::uint8_t code = job ? shade(value, 0.0f, 1.0f, false) : shade(value, float(low_mass), 1.0f, true);
       const QRectF cell(QPointF(axes.x(double(query)), axes.y(double(l))),
                         QPointF(axes.x(right), axes.y(double(l) + 1)));
       c.p.fillRect(cell.intersected(axes.plot), QColor::fromRgb(std::isnan(value) ? nan_colour : table[code]));
     }
   }
+  c.p.restore();
   AxisLabels labels;
   for (std::int64_t l = 0; l < layers; ++l) labels.y.emplace_back(double(l) + 0.5, QString("L%1").arg(l));
   if (!last) labels.x.emplace_back(-1.0, QString());

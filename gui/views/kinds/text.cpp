@@ -37,7 +37,7 @@ class Text final : public Scene {
   }
   std::string csv() const override;
   void paint(Canvas& c, const QRectF& area, const ViewState& state) const override;
-  QRectF extent() const override { return {}; }
+  bool scrolls() const override { return true; }
 
  private:
   double share(std::int64_t token) const;
@@ -133,7 +133,7 @@ void Text::paint(Canvas& c, const QRectF& area, const ViewState& state) const {
       x += box.width();
     }
   }
-  c.plot = QRectF(area.left(), area.top(), area.width(), height);  // a line, for scrolling
+  c.shown = QRectF(0, double(top), 1, double(shown));
 }
 
 ScenePtr load(const ViewInput& input, const CancelToken&) { return std::make_shared<Text>(input); }
