@@ -32,6 +32,8 @@ std::vector<Job> list(const EvalRequest& request) {
       for (const sim::Amount& amount : request.amounts)
         for (const std::uint64_t seed : request.seeds)
           out.push_back({static_cast<std::int64_t>(out.size()), p, request.policies[i], {bound[i], amount, seed}});
+  std::erase_if(out,
+                [&](const Job& job) { return job.prompt < request.first_prompt || job.prompt >= request.end_prompt; });
   return out;
 }
 

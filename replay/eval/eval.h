@@ -21,6 +21,7 @@ struct EvalRequest {
   std::vector<sim::Amount> amounts;
   std::vector<std::uint64_t> seeds{0};
   ClosedOptions closed;
+  std::size_t first_prompt = 0, end_prompt = SIZE_MAX;  // only these prompts of the suite, [first, end)
   std::filesystem::path out;  // results.jsonl; empty = rows are only returned
   bool resume = false, force = false, anonymous = false;
   json::object provenance;  // command and the like, for the run row

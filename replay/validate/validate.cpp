@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <map>
 #include <set>
@@ -19,8 +20,9 @@
 namespace kvgrind::replay {
 namespace {
 
-// Contexts as parents, their questions (with the answer) as forks; the id of a sequence is its place in the list.
-std::vector<TokenSequence> sequences_of(const Suite& suite, std::size_t begin, std::size_t end) {
+// Contexts as parents, their questions (with the answer) as forks: one a question, or in `multi` all in one. The id of
+// a sequence is its place in the list.
+std::vector<TokenSequence> sequences_of(const Suite& suite, Turns turns, std::size_t begin, std::size_t end) {
   std::vector<TokenSequence> out;
   for (std::size_t p = begin; p < end; ++p) {
     const SuitePrompt& prompt = suite.prompts[p];
@@ -31,16 +33,21 @@ std::vector<TokenSequence> sequences_of(const Suite& suite, std::size_t begin, s
     root.segments = {{Role::context, 0, context}};
     root.spans = prompt.spans;
     out.push_back(std::move(root));
-    for (const SuiteQuestion& question : prompt.questions) {
-      TokenSequence fork;
+    TokenSequence fork;
+    for (std::size_t q = 0; q < prompt.questions.size(); ++q) {
+      const SuiteQuestion& question = prompt.questions[q];
+      const bool one = turns == Turns::multi;
+      if (!one) fork = {};
       fork.parent = parent;
       fork.fork_at = context;
-      fork.ids = question.question;
-      const std::int64_t asked = context + static_cast<std::int64_t>(question.question.size());
+      const auto at = [&] { return context + static_cast<std::int64_t>(fork.ids.size()); };
+      const std::int64_t begins = at();
+      fork.ids.insert(fork.ids.end(), question.question.begin(), question.question.end());
+      const std::int64_t asked = at();
       fork.ids.insert(fork.ids.end(), question.answer.begin(), question.answer.end());
-      if (asked > context) fork.segments.push_back({Role::question, context, asked});
-      fork.segments.push_back({Role::answer, asked, asked + static_cast<std::int64_t>(question.answer.size())});
-      out.push_back(std::move(fork));
+      if (asked > begins) fork.segments.push_back({Role::question, begins, asked});
+      fork.segments.push_back({Role::answer, asked, at()});
+      if (!one || q + 1 == prompt.questions.size()) out.push_back(fork);
     }
   }
   return out;
@@ -54,9 +61,19 @@ class Task {
       : request_(request), suite_(suite), progress_(progress), cancel_(cancel) {}
 
   TaskValidation run(std::vector<std::string>& left_out) {
-    for (std::size_t begin = 0; begin < suite_.prompts.size(); begin += batch())
-      open_batch(begin, std::min(suite_.prompts.size(), begin + batch()));
-    closed();
+    const auto start = std::chrono::steady_clock::now();
+    for (std::size_t begin = 0; begin < suite_.prompts.size(); begin += batch()) {
+      const double spent = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+      if (done_ > 0 && request_.stop_after_s > 0 && spent > request_.stop_after_s) {
+        left_out.push_back(fmt::format("{}: {} of {} prompts, the time was up", suite_.name,
+                                       suite_.prompts.size() - done_, suite_.prompts.size()));
+        break;
+      }
+      const std::size_t end = std::min(suite_.prompts.size(), begin + batch());
+      open_batch(begin, end);
+      closed_batch(begin, end);
+      done_ = end;
+    }
     return cells(left_out);
   }
 
@@ -73,7 +90,7 @@ class Task {
   void open_batch(std::size_t begin, std::size_t end) {
     const auto rows_path = file(fmt::format("open-{}.jsonl", begin));
     const auto trace_path = file(fmt::format("{}.kvt", begin));
-    const std::vector<TokenSequence> sequences = sequences_of(suite_, begin, end);
+    const std::vector<TokenSequence> sequences = sequences_of(suite_, request_.turns, begin, end);
     const auto wanted = forks(begin, end) * static_cast<std::int64_t>(request_.policies.size() *
                                                                       request_.amounts.size() * request_.seeds.size());
     traces::ResultsContent there;
@@ -119,11 +136,12 @@ class Task {
 
   std::int64_t forks(std::size_t begin, std::size_t end) const {
     std::int64_t n = 0;
-    for (std::size_t p = begin; p < end; ++p) n += static_cast<std::int64_t>(suite_.prompts[p].questions.size());
+    for (std::size_t p = begin; p < end; ++p)
+      n += request_.turns == Turns::multi ? 1 : static_cast<std::int64_t>(suite_.prompts[p].questions.size());
     return n;
   }
 
-  void closed() {
+  void closed_batch(std::size_t begin, std::size_t end) {
     EvalRequest eval;
     eval.model = request_.runtime;
     eval.suite = suite_;
@@ -132,6 +150,9 @@ class Task {
     eval.out = file("closed.jsonl");
     eval.resume = true;
     eval.closed.kl = false;
+    eval.closed.turns = request_.turns;
+    eval.first_prompt = begin;
+    eval.end_prompt = end;
     for (const std::string& policy : request_.policies) {
       const auto signals = sim::needed_signals(*sim::bind_policy(policy));
       if (std::find(signals.begin(), signals.end(), sim::Signal::future_queries) == signals.end())
@@ -161,7 +182,7 @@ class Task {
   TaskValidation cells(std::vector<std::string>& left_out) {
     TaskValidation out;
     out.task = suite_.name;
-    out.prompts = static_cast<std::int64_t>(suite_.prompts.size());
+    out.prompts = static_cast<std::int64_t>(done_);
     out.prose = suite_.prompts[0].task == "prose";
     std::set<std::string> methods, amounts, reported;
     double p_full = 0, p_count = 0;
@@ -169,7 +190,7 @@ class Task {
       const auto& open_prompts = open_[key];
       std::string problem;
       std::set<std::string> metrics;
-      for (std::size_t p = 0; p < suite_.prompts.size() && problem.empty(); ++p) {
+      for (std::size_t p = 0; p < done_ && problem.empty(); ++p) {
         const auto open_rows = open_prompts.find(p);
         const auto closed_rows = closed_prompts.find(p);
         if (open_rows == open_prompts.end() || closed_rows == closed_prompts.end())
@@ -190,7 +211,7 @@ class Task {
       Cell cell;
       cell.method = key.first;
       cell.amount = key.second;
-      for (std::size_t p = 0; p < suite_.prompts.size(); ++p) {
+      for (std::size_t p = 0; p < done_; ++p) {
         const auto& open_rows = open_prompts.at(p);
         const auto& closed_rows = closed_prompts.at(p);
         cell.truth.push_back(mean(closed_rows, [](const auto& row) { return row.metrics.at("dprob").value; }));
@@ -228,6 +249,7 @@ class Task {
   const Suite& suite_;
   Progress* progress_;
   const CancelToken& cancel_;
+  std::size_t done_ = 0;  // prompts that both loops have seen
   std::map<Key, std::map<std::size_t, std::vector<traces::ResultRow>>> open_, closed_;
 };
 

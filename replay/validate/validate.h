@@ -10,6 +10,7 @@
 
 #include "core/json.h"
 #include "core/progress.h"
+#include "replay/closed_loop/closed_loop.h"
 #include "replay/suite/suite.h"
 #include "replay/validate/validation_report.h"
 #include "sim/engine/policy.h"
@@ -26,7 +27,9 @@ struct ValidateRequest {
   std::vector<sim::Amount> amounts;
   std::vector<std::uint64_t> seeds{0};
   std::filesystem::path folder;     // created; open-*.jsonl and closed-*.jsonl go here
+  Turns turns = Turns::blind;       // blind: each question on its own copy of the cache; multi: all in one cache
   std::int64_t batch_prompts = 10;  // recorded at once, then replayed and deleted
+  double stop_after_s = 0;          // no batch is begun after that; the report is on the prompts done. 0 = no limit
   std::int64_t resamples = 1000;
   std::string headline = "D.answer";
   std::string command;

@@ -13,10 +13,10 @@ namespace kvgrind::program {
 namespace {
 
 struct Asked {
-  std::string model, folder, headline = "D.answer";
+  std::string model, folder, headline = "D.answer", protocol = "blind";
   SuiteFlags suite;
   std::vector<std::string> policies, budgets, removed, seeds;
-  std::int64_t batch = 10, resamples = 1000;
+  std::int64_t batch = 10, resamples = 1000, minutes = 0;
 };
 
 int run(const Asked& asked, Console& console) {
@@ -35,7 +35,9 @@ int run(const Asked& asked, Console& console) {
   request.amounts = grid.amounts;
   if (!grid.seeds.empty()) request.seeds = grid.seeds;
   request.folder = asked.folder;
+  request.turns = replay::turns_from_name(asked.protocol);
   request.batch_prompts = asked.batch;
+  request.stop_after_s = 60.0 * static_cast<double>(asked.minutes);
   request.resamples = asked.resamples;
   request.headline = asked.headline;
   request.command = fmt::format("{}", fmt::join(typed_command(), " "));
@@ -71,6 +73,9 @@ Action declare(Options& options) {
   options.text("-o,--out", asked->folder, "folder for rows and reports; an interrupted run goes on there",
                Need::required);
   options.text("--headline", asked->headline, "the figure shown first");
+  options.choice("--protocol", asked->protocol, {"blind", "multi"},
+                 "blind: each question on its own copy; multi: all questions in one cache, one after another");
+  options.integer("--minutes", asked->minutes, "begin no batch later than that; the report is on the prompts done", 0);
   options.integer("--batch", asked->batch, "prompts recorded at once", 1);
   options.integer("--resamples", asked->resamples, "bootstrap resamples over prompts", 10);
   return [asked](Console& console) { return run(*asked, console); };
