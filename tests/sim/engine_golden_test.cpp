@@ -39,7 +39,8 @@ SyntheticData recorded(const LoadedModel& loaded, const std::vector<std::int32_t
 struct Case {
   const char* method;  // as the file names it
   const char* policy;
-  bool more = false;   // in kept_more_tiny-3m.h5 (tests/golden/make_kept.py)
+  int where =
+      0;  // 0: kept_tiny-3m.h5, 1: kept_more_… (tests/golden/make_kept.py), 2: kept_extra_… (make_kept_extra.py)
   // LagKV gives 256 of these 1024 tokens the same best score, so below that count the reference's choice is arbitrary.
   std::vector<const char*> ratios = {"0.5", "0.8", "0.95"};
 };
@@ -47,17 +48,15 @@ struct Case {
 class KeptByKvpress : public testing::TestWithParam<Case> {
  protected:
   static void SetUpTestSuite() {
-    file = new H5File(source_dir() / "tests/golden/kept_tiny-3m.h5");
-    more = new H5File(source_dir() / "tests/golden/kept_more_tiny-3m.h5");
-    source = new SyntheticSource(recorded(load_model(tiny_3m()), file->read<std::int32_t>("ids").values));
+    for (const char* name : {"kept_tiny-3m.h5", "kept_more_tiny-3m.h5", "kept_extra_tiny-3m.h5"})
+      files.push_back(std::make_unique<H5File>(source_dir() / "tests/golden" / name));
+    source = new SyntheticSource(recorded(load_model(tiny_3m()), files[0]->read<std::int32_t>("ids").values));
   }
   static void TearDownTestSuite() {
-    delete file;
-    delete more;
+    files.clear();
     delete source;
   }
-  static inline H5File* file = nullptr;
-  static inline H5File* more = nullptr;
+  static inline std::vector<std::unique_ptr<H5File>> files;
   static inline SyntheticSource* source = nullptr;
 };
 
@@ -67,8 +66,8 @@ TEST_P(KeptByKvpress, CountsEqualPositionsAgree) {
         run_engine(GetParam().policy, *source, {.amount = {sim::Amount::Kind::removed, std::stod(ratio)}});
     std::int64_t kept = 0, same = 0;
     for (std::int64_t layer = 0; layer < source->card().layers; ++layer) {
-      const auto want =
-          (GetParam().more ? more : file)->read<std::uint8_t>(std::string(GetParam().method) + "/" + ratio + "/L" + std::to_string(layer));
+      const auto want = files[static_cast<std::size_t>(GetParam().where)]->read<std::uint8_t>(
+          std::string(GetParam().method) + "/" + ratio + "/L" + std::to_string(layer));
       ASSERT_EQ(want.shape, (std::vector<std::int64_t>{source->card().kv_heads, source->tokens()}));
       for (std::int64_t group = 0; group < source->card().kv_heads; ++group) {
         std::int64_t count = 0;
@@ -86,23 +85,24 @@ TEST_P(KeptByKvpress, CountsEqualPositionsAgree) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Methods, KeptByKvpress,
-                         testing::Values(Case{"knorm", "knorm(like=kvpress)"}, Case{"tova", "tova(like=kvpress)"},
-                                         Case{"streamingllm", "streamingllm(like=kvpress)"},
-                                         Case{"observed", "observed(like=kvpress)"},
-                                         Case{"expected", "expected_attention(like=kvpress)"},
-                                         Case{"snapkv", "snapkv(window=32,like=kvpress)"},
-                                         Case{"keydiff", "keydiff(like=kvpress)", true},
-                                         Case{"lagkv", "lagkv(like=kvpress)", true, {"0.5"}},
-                                         Case{"pyramidkv", "pyramidkv(window=32,like=kvpress)", true},
-                                         Case{"chunkkv", "chunkkv(window=32,like=kvpress)", true},
-                                         Case{"criticalkv", "criticalkv(window=32,like=kvpress)", true},
-                                         Case{"adakv", "adakv(window=32,like=kvpress)", true},
-                                         Case{"critical_adakv", "critical_adakv(window=32,like=kvpress)", true},
-                                         Case{"expected_ada", "expected_adakv(like=kvpress)", true},
-                                         Case{"cur", "cur(like=kvpress)", true},
-                                         Case{"cap", "cap(like=kvpress)", true}),
-                         [](const auto& test) { return std::string(test.param.method); });
+INSTANTIATE_TEST_SUITE_P(
+    Methods, KeptByKvpress,
+    testing::Values(Case{"knorm", "knorm(like=kvpress)"}, Case{"tova", "tova(like=kvpress)"},
+                    Case{"streamingllm", "streamingllm(like=kvpress)"}, Case{"observed", "observed(like=kvpress)"},
+                    Case{"expected", "expected_attention(like=kvpress)"},
+                    Case{"snapkv", "snapkv(window=32,like=kvpress)"}, Case{"keydiff", "keydiff(like=kvpress)", 1},
+                    Case{"lagkv", "lagkv(like=kvpress)", 1, {"0.5"}},
+                    Case{"pyramidkv", "pyramidkv(window=32,like=kvpress)", 1},
+                    Case{"chunkkv", "chunkkv(window=32,like=kvpress)", 1},
+                    Case{"criticalkv", "criticalkv(window=32,like=kvpress)", 1},
+                    Case{"adakv", "adakv(window=32,like=kvpress)", 1},
+                    Case{"critical_adakv", "critical_adakv(window=32,like=kvpress)", 1},
+                    Case{"expected_ada", "expected_adakv(like=kvpress)", 1}, Case{"cur", "cur(like=kvpress)", 1},
+                    Case{"cap", "cap(like=kvpress)", 1}, Case{"leverage", "leverage(like=kvpress)", 2},
+                    Case{"non_causal", "noncausal(like=kvpress)", 2},
+                    Case{"non_causal_padded", "noncausal(chunk=300,like=kvpress)", 2},
+                    Case{"compactor", "compactor(like=kvpress)", 2}),
+    [](const auto& test) { return std::string(test.param.method); });
 
 }  // namespace
 }  // namespace kvgrind::tests

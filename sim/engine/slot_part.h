@@ -1,0 +1,14 @@
+// Some of a group's slots, to be scored as if there were no others.
+#pragma once
+#include <span>
+
+#include "sim/engine/primitive.h"
+
+namespace kvgrind::sim {
+
+// The slots of those indices (ascending), K and V copied.
+GroupSlots slots_at(const GroupSlots& slots, std::span<const std::int32_t> index);
+// Scores of a nested call over a part of the slots, as at a moment that has seen `tokens`.
+Columns evaluate_part(const ScoreContext& context, const BoundCall& call, const GroupSlots& part, std::int64_t tokens);
+
+}  // namespace kvgrind::sim
