@@ -87,21 +87,20 @@ TEST_P(KeptByKvpress, CountsEqualPositionsAgree) {
 
 INSTANTIATE_TEST_SUITE_P(
     Methods, KeptByKvpress,
-    testing::Values(Case{"knorm", "knorm(like=kvpress)"}, Case{"tova", "tova(like=kvpress)"},
-                    Case{"streamingllm", "streamingllm(like=kvpress)"}, Case{"observed", "observed(like=kvpress)"},
-                    Case{"expected", "expected_attention(like=kvpress)"},
-                    Case{"snapkv", "snapkv(window=32,like=kvpress)"}, Case{"keydiff", "keydiff(like=kvpress)", 1},
-                    Case{"lagkv", "lagkv(like=kvpress)", 1, {"0.5"}},
-                    Case{"pyramidkv", "pyramidkv(window=32,like=kvpress)", 1},
-                    Case{"chunkkv", "chunkkv(window=32,like=kvpress)", 1},
-                    Case{"criticalkv", "criticalkv(window=32,like=kvpress)", 1},
-                    Case{"adakv", "adakv(window=32,like=kvpress)", 1},
-                    Case{"critical_adakv", "critical_adakv(window=32,like=kvpress)", 1},
-                    Case{"expected_ada", "expected_adakv(like=kvpress)", 1}, Case{"cur", "cur(like=kvpress)", 1},
-                    Case{"cap", "cap(like=kvpress)", 1}, Case{"leverage", "leverage(like=kvpress)", 2},
-                    Case{"non_causal", "noncausal(like=kvpress)", 2},
-                    Case{"non_causal_padded", "noncausal(chunk=300,like=kvpress)", 2},
-                    Case{"compactor", "compactor(like=kvpress)", 2}),
+    testing::Values(
+        Case{"knorm", "knorm(like=kvpress)"}, Case{"tova", "tova(like=kvpress)"},
+        Case{"streamingllm", "streamingllm(like=kvpress)"}, Case{"observed", "observed(like=kvpress)"},
+        Case{"expected", "expected_attention(like=kvpress)"}, Case{"snapkv", "snapkv(window=32,like=kvpress)"},
+        Case{"keydiff", "keydiff(like=kvpress)", 1}, Case{"lagkv", "lagkv(like=kvpress)", 1, {"0.5"}},
+        Case{"pyramidkv", "pyramidkv(window=32,like=kvpress)", 1},
+        Case{"chunkkv", "chunkkv(window=32,like=kvpress)", 1},
+        Case{"criticalkv", "criticalkv(window=32,like=kvpress)", 1}, Case{"adakv", "adakv(window=32,like=kvpress)", 1},
+        Case{"critical_adakv", "critical_adakv(window=32,like=kvpress)", 1},
+        Case{"expected_ada", "expected_adakv(like=kvpress)", 1}, Case{"cur", "cur(like=kvpress)", 1},
+        Case{"cap", "cap(like=kvpress)", 1}, Case{"leverage", "leverage(like=kvpress)", 2},
+        Case{"non_causal", "noncausal(like=kvpress)", 2},
+        Case{"non_causal_padded", "noncausal(chunk=300,like=kvpress)", 2},
+        Case{"compactor", "compactor(like=kvpress)", 2}, Case{"chunk", "chunkwise(size=300,like=kvpress)", 2}),
     [](const auto& test) { return std::string(test.param.method); });
 
 }  // namespace
