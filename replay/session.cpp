@@ -9,6 +9,7 @@
 #include <mutex>
 
 #include "core/error.h"
+#include "replay/look/build_index.h"
 #include "replay/sweep/sweep.h"
 #include "traces/index/index_file.h"
 #include "traces/results/results_file.h"
@@ -307,6 +308,10 @@ std::vector<float> Session::received_mass(std::int64_t sequence, std::int64_t la
 
 std::vector<std::string> Session::text(std::int64_t sequence) const {
   return state_->trace ? state_->trace->token_bytes(sequence) : std::vector<std::string>{};
+}
+
+void index_trace(const std::filesystem::path& path, bool force, Progress* progress, const CancelToken& cancel) {
+  (void)build_index(traces::Trace::open(path), force, progress, cancel);
 }
 
 std::vector<traces::ResultRow> read_result_rows(const std::filesystem::path& path) {

@@ -84,6 +84,8 @@ std::string policy_fault(const std::string& policy, const std::string& budget);
 // What may follow `before` (the text up to the cursor), best first.
 std::vector<Completion> complete_policy(const std::string& before);
 
+// Makes the pyramid base of a trace (see replay/look/build_index.h).
+void index_trace(const std::filesystem::path& path, bool force, Progress* progress, const CancelToken& cancel);
 std::vector<traces::ResultRow> read_result_rows(const std::filesystem::path& path);
 
 }  // namespace kvgrind::replay

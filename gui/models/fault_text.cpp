@@ -26,8 +26,8 @@ FaultText fault_text(const Error& error) {
   out.parts = {{"Why", sentence(why)},
                {"Still usable", sentence(f.usable.empty() ? "everything else that is open" : f.usable)},
                {"Next", sentence(f.next.empty() ? "open another file, or copy the details for a report" : f.next)}};
-  out.details = fmt::format("{}\n{}:{}\nkvgrind {} ({})\n", error.what(), error.where().file_name(), error.where().line(),
-                            version(), git_hash());
+  out.details = fmt::format("{}\n{}:{}\nkvgrind {} ({})\n", error.what(), error.where().file_name(),
+                            error.where().line(), version(), git_hash());
   return out;
 }
 

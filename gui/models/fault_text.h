@@ -9,9 +9,9 @@
 namespace kvgrind::gui {
 
 struct FaultText {
-  std::string headline;                                       // what failed, on which file or job
-  std::vector<std::pair<std::string, std::string>> parts;     // "Why", "Still usable", "Next"
-  std::string details;                                        // for "Copy details"
+  std::string headline;                                    // what failed, on which file or job
+  std::vector<std::pair<std::string, std::string>> parts;  // "Why", "Still usable", "Next"
+  std::string details;                                     // for "Copy details"
 };
 FaultText fault_text(const Error& error);
 FaultText fault_text(const std::string& doing, const std::string& what);  // anything but an Error

@@ -20,24 +20,26 @@ double screen_dpi() {
 }
 
 // The tiles that a picture of this size wants, loaded before it is painted for good.
-void complete(const Scene& scene, const Look& look, const QSizeF& size, const CancelToken& cancel) {
+void complete(const Scene& scene, const Look& look, const QSizeF& size, const ViewState& state,
+              const CancelToken& cancel) {
   for (int round = 0; round < 8; ++round) {
     QImage image(4, 4, QImage::Format_RGB32);
     QCPPainter painter(&image);
     Canvas canvas{.p = painter, .plots = &painter, .look = look};
-    paint_scene(canvas, size, scene, {});
+    paint_scene(canvas, size, scene, state);
     if (canvas.wanted.empty()) return;
     for (const Wanted& work : canvas.wanted) work(cancel);
   }
 }
 
-void paint(QPaintDevice& device, const Scene& scene, const Look& look, const QSizeF& size, double scale = 1) {
+void paint(QPaintDevice& device, const Scene& scene, const Look& look, const QSizeF& size, const ViewState& state,
+           double scale = 1) {
   QCPPainter painter(&device);
   painter.setRenderHint(QPainter::Antialiasing);
   painter.setRenderHint(QPainter::TextAntialiasing);
   if (scale != 1) painter.scale(scale, scale);
   Canvas canvas{.p = painter, .plots = &painter, .look = look};
-  paint_scene(canvas, size, scene, {});
+  paint_scene(canvas, size, scene, state);
 }
 
 void write_bytes(const QString& path, const QByteArray& bytes) {
@@ -61,7 +63,7 @@ QByteArray svg_bytes(const Scene& scene, const Look& look, const QSizeF& size, c
   QString description = scene.alt_text();
   for (const auto& [key, value] : options.notes) description += "\n" + key + ": " + value;
   svg.setDescription(description.toHtmlEscaped());
-  paint(svg, scene, look, size);
+  paint(svg, scene, look, size, options.state);
   return out;
 }
 
@@ -75,7 +77,7 @@ QByteArray pdf_bytes(const Scene& scene, const Look& look, const QSizeF& size, c
   pdf.setPageMargins(QMarginsF());
   pdf.setTitle(scene.title());
   pdf.setCreator("kvgrind " + options.notes.at("Version"));
-  paint(pdf, scene, look, size);
+  paint(pdf, scene, look, size, options.state);
   return out;
 }
 
@@ -86,12 +88,12 @@ QImage scene_image(const Scene& scene, const Look& asked, const PictureOptions& 
   Look look = asked;
   look.device_pixels = std::max(1, int(std::lround(scale)));
   const QSizeF size = QSizeF(options.size) / scale;
-  complete(scene, look, size, cancel);
+  complete(scene, look, size, options.state, cancel);
   QImage image(options.size, QImage::Format_RGB32);
   const int dots = int(std::lround(screen_dpi() / 0.0254));
   image.setDotsPerMeterX(dots);  // fonts are measured on the screen: painted at the same
   image.setDotsPerMeterY(dots);
-  paint(image, scene, look, size, scale);
+  paint(image, scene, look, size, options.state, scale);
   image.setDotsPerMeterX(int(std::lround(options.dpi / 0.0254)));
   image.setDotsPerMeterY(int(std::lround(options.dpi / 0.0254)));
   return image;
@@ -125,7 +127,7 @@ void write_picture(const QString& path, const Scene& scene, const Look& look, co
   if (ending == "svg" || ending == "pdf") {
     Look fine = look;
     fine.device_pixels = 2;  // images in it stay sharp when enlarged
-    complete(scene, fine, size, cancel);
+    complete(scene, fine, size, options.state, cancel);
     return write_bytes(path,
                        ending == "svg" ? svg_bytes(scene, fine, size, options) : pdf_bytes(scene, fine, size, options));
   }

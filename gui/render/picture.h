@@ -13,6 +13,7 @@ struct PictureOptions {
   QSize size{1200, 800};  // device pixels
   double dpi = 96;
   std::map<QString, QString> notes;  // metadata: command, trace, version
+  ViewState state = {};              // zoomed to
 };
 
 // Paints until every tile is there. GUI thread.

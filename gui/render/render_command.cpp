@@ -72,6 +72,7 @@ void declare(QCommandLineParser& parser) {
   add("step", "tokens seen", "n");
   add("policy", "replay this policy; may be repeated", "policy");
   add("budget", "what is kept, a comma list", "list");
+  add("job", "a policy at its own budget, as in 'snapkv@0.1'; may be repeated", "policy@kept");
   add("protocol", "blind or aware", "name");
   add("results", "a results file for the Pareto view and the dashboard", "file");
   add("jobs", "replay these job numbers of the results file, a comma list", "list");
@@ -133,6 +134,12 @@ void add_jobs(ViewInput& input, const QCommandLineParser& parser) {
                .seed = row.seed};
       add_job(input, asked);
     }
+  }
+  for (const QString& job : parser.values("job")) {
+    if (!job.contains('@')) throw usage("--job", job.toStdString(), "POLICY@KEPT");
+    asked.policy = job.section('@', 0, -2).toStdString();
+    asked.budget = job.section('@', -1).toStdString();
+    add_job(input, asked);
   }
   for (const QString& policy : parser.values("policy"))
     for (const QString& budget : (parser.isSet("budget") ? parser.value("budget") : QString("0.2")).split(',')) {

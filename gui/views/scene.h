@@ -26,7 +26,7 @@ class Scene {
   virtual QString title() const = 0;
   virtual QString subtitle() const { return {}; }
   virtual void paint(Canvas& canvas, const QRectF& area, const ViewState& state) const = 0;
-  virtual QRectF extent() const { return {}; }  // data coordinates; not empty: can be zoomed and panned
+  virtual QRectF extent() const { return {}; }    // data coordinates; not empty: can be zoomed and panned
   virtual bool scrolls() const { return false; }  // by lines: ViewState::window.top() is the first
   virtual std::string csv() const { return {}; }
   virtual QString alt_text() const { return title() + ". " + subtitle(); }

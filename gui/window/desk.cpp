@@ -157,7 +157,8 @@ void Desk::run(const Policy& policy, std::int64_t sequence) {
   running_[key] = runner_.run(
       QString("%1 on sequence %2").arg(QString::fromStdString(job_name(policy.policy, policy.budget))).arg(sequence),
       here ? replaying : background,
-      [this, session = input_.session, asked, key, here, generation = generation_](const CancelToken& cancel, Progress&) {
+      [this, session = input_.session, asked, key, here, generation = generation_](const CancelToken& cancel,
+                                                                                   Progress&) {
         auto view = session->replay(asked, cancel, here);
         return JobRunner::Finish([this, view, key, here, generation] {
           if (generation != generation_) return;
@@ -173,8 +174,8 @@ void Desk::run(const Policy& policy, std::int64_t sequence) {
       [this, key, generation = generation_](const FaultText& fault) {
         if (generation != generation_) return;
         running_.erase(key);
-        const QString why = QString::fromStdString(fault.headline + " " + fault.parts.front().second + " " +
-                                                   fault.parts.back().second);
+        const QString why =
+            QString::fromStdString(fault.headline + " " + fault.parts.front().second + " " + fault.parts.back().second);
         faults_[key] = why;
         Q_EMIT message(why);
         rebuild();
@@ -203,10 +204,11 @@ void Desk::rebuild() {
     policy.state = view != views_.end() ? QString("done") : fault != faults_.end() ? fault->second : QString("running");
     if (!policy.shown) continue;
     if (view != views_.end())
-      input_.jobs.push_back({.name = job_name(policy.policy, policy.budget),
-                             .asked = {.policy = policy.policy, .budget = policy.budget, .sequence = input_.at.sequence},
-                             .view = view->second,
-                             .colour = policy.colour});
+      input_.jobs.push_back(
+          {.name = job_name(policy.policy, policy.budget),
+           .asked = {.policy = policy.policy, .budget = policy.budget, .sequence = input_.at.sequence},
+           .view = view->second,
+           .colour = policy.colour});
     for (const auto& [at, row] : rows_)
       if (std::get<0>(at) == policy.policy && std::get<1>(at) == policy.budget) rows->push_back(row);
   }

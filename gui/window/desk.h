@@ -53,7 +53,7 @@ class Desk final : public QObject {
  Q_SIGNALS:
   void opened();
   void selection_changed();
-  void inputs_changed();    // jobs, rows or map
+  void inputs_changed();  // jobs, rows or map
   void policies_changed();
   void message(const QString& text);
 

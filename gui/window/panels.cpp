@@ -211,8 +211,9 @@ JobsList::JobsList(Desk& desk, JobRunner& runner, QWidget* parent)
   connect(&runner, &JobRunner::changed, this, [this, &runner] {
     list_->clear();
     for (const auto& job : runner.jobs())
-      list_->addItem(job->total > 0 ? QString("%1: %2 %3 of %4").arg(job->what, job->phase).arg(job->done).arg(job->total)
-                                    : job->what);
+      list_->addItem(job->total > 0
+                         ? QString("%1: %2 %3 of %4").arg(job->what, job->phase).arg(job->done).arg(job->total)
+                         : job->what);
     cancel_->setEnabled(!runner.jobs().empty());
   });
 }

@@ -32,7 +32,8 @@ PoliciesPanel::PoliciesPanel(Desk& desk, QWidget* parent)
   table_->setObjectName("policies");
   policy_->setPlaceholderText("snapkv(window=32), or score=… act=…");
   policy_->setAccessibleName("Policy");
-  policy_->setAccessibleDescription("A preset or a line of slots; completion offers names, parameters and their ranges");
+  policy_->setAccessibleDescription(
+      "A preset or a line of slots; completion offers names, parameters and their ranges");
   budget_->setAccessibleName("Budget: what is kept");
   budget_->setToolTip("What is kept: 0.2, 20%, 512t, 64MiB");
   table_->setAccessibleName("Policies");
@@ -85,13 +86,14 @@ PoliciesPanel::PoliciesPanel(Desk& desk, QWidget* parent)
     const QString word = offer.section("  ", 0, 0), text = policy_->text();
     int begin = policy_->cursorPosition();
     const int end = begin;
-    while (begin > 0 && (text[begin - 1].isLetterOrNumber() || text[begin - 1] == '_' || text[begin - 1] == '-')) --begin;
+    while (begin > 0 && (text[begin - 1].isLetterOrNumber() || text[begin - 1] == '_' || text[begin - 1] == '-'))
+      --begin;
     policy_->setText(text.left(begin) + word + text.mid(end));
     policy_->setCursorPosition(begin + int(word.size()));
   });
   connect(model_, &PolicyListModel::toggled, this, [this](int row, bool shown) {
-    QMetaObject::invokeMethod(this, [this, row, shown] { desk_.show_policy(std::size_t(row), shown); },
-                              Qt::QueuedConnection);
+    QMetaObject::invokeMethod(
+        this, [this, row, shown] { desk_.show_policy(std::size_t(row), shown); }, Qt::QueuedConnection);
   });
   connect(&desk, &Desk::policies_changed, this, &PoliciesPanel::list);
   check();
@@ -139,7 +141,8 @@ void PoliciesPanel::list() {
   const int row = table_->currentIndex().row();
   std::vector<PolicyLine> lines;
   for (const Desk::Policy& one : desk_.policies())
-    lines.push_back({QString::fromStdString(one.policy), QString::fromStdString(one.budget), one.state, one.shown, one.colour});
+    lines.push_back(
+        {QString::fromStdString(one.policy), QString::fromStdString(one.budget), one.state, one.shown, one.colour});
   model_->set(std::move(lines));
   if (row >= 0 && row < model_->rowCount()) table_->setCurrentIndex(model_->index(row, 0));
 }

@@ -246,8 +246,7 @@ void SceneWidget::mouseReleaseEvent(QMouseEvent* event) {
   if (event->button() != Qt::LeftButton) return;
   if (boxing_) {
     boxing_ = false;
-    if (box_.width() > 4 && box_.height() > 4)
-      set_window(QRectF(data_at(box_.topLeft()), data_at(box_.bottomRight())));
+    if (box_.width() > 4 && box_.height() > 4) set_window(QRectF(data_at(box_.topLeft()), data_at(box_.bottomRight())));
     update();
     return;
   }
@@ -302,7 +301,8 @@ bool SceneWidget::arrow(int key, bool extend) {
     const std::int64_t step = plot_.isEmpty() || shown_.isEmpty()
                                   ? 1
                                   : std::max<std::int64_t>(1, std::int64_t(shown_.width() / plot_.width()));
-    const std::int64_t key_before = std::max<std::int64_t>(0, s.key_at), query_before = std::max<std::int64_t>(0, s.query_at);
+    const std::int64_t key_before = std::max<std::int64_t>(0, s.key_at),
+                       query_before = std::max<std::int64_t>(0, s.query_at);
     if (dx) s.key_at = key_before + dx * step;
     if (dy && name == "text") s.key_at = key_before + dy * 10;
     if (dy && name != "text") s.query_at = s.query_at < 0 ? limits.tokens - 1 : query_before + dy * step;

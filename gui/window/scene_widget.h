@@ -28,8 +28,8 @@ class SceneWidget final : public QWidget {
   QSize minimumSizeHint() const override { return {160, 120}; }
 
  Q_SIGNALS:
-  void pointed(const QString& text);    // what lies under the pointer or the cursor
-  void activated();                     // Enter
+  void pointed(const QString& text);  // what lies under the pointer or the cursor
+  void activated();                   // Enter
   void loaded();
   void failed(const FaultText& fault);
 

@@ -155,7 +155,9 @@ void Attention::strips(Canvas& c, const HeatAxes& axes) const {
     c.p.fillRect(strip, c.look.panel);
     c.p.drawImage(strip, image);
     const QFont small = c.look.small();
-    draw_text(c, QRectF(strip.right() + 6, strip.center().y() - line_height(small) / 2, colour_bar_width + 20, line_height(small)),
+    draw_text(c,
+              QRectF(strip.right() + 6, strip.center().y() - line_height(small) / 2, colour_bar_width + 20,
+                     line_height(small)),
               QString::fromStdString(job.asked.policy), small, colour);
     c.hit(strip.adjusted(0, -1, 0, 1), [this, axes, &job, states](QPointF at) -> std::optional<Hit> {
       const auto k = std::int64_t(axes.column(at.x()));
@@ -192,13 +194,14 @@ void Attention::paint(Canvas& c, const QRectF& area, const ViewState& state) con
   const QRectF window = shown(state);
   if (window.isEmpty()) return draw_nothing(c, area, "This sequence has no tokens.");
   const std::size_t strip_count = input_.map.overlay ? std::min<std::size_t>(input_.jobs.size(), 4) : 0;
-  HeatAxes axes{.plot = heat_plot_area(c, area.adjusted(0, strip_step * double(strip_count) + 2, 0, 0), colour_bar_width),
-                .x0 = window.left(),
-                .x1 = window.right(),
-                .y0 = window.top(),
-                .y1 = window.bottom(),
-                .x_title = "key position",
-                .y_title = "query position"};
+  HeatAxes axes{
+      .plot = heat_plot_area(c, area.adjusted(0, strip_step * double(strip_count) + 2, 0, 0), colour_bar_width),
+      .x0 = window.left(),
+      .x1 = window.right(),
+      .y0 = window.top(),
+      .y1 = window.bottom(),
+      .x_title = "key position",
+      .y_title = "query position"};
   axes.plot.setWidth(std::min(axes.plot.width(), 1.5 * axes.plot.height()));
   const double across = axes.plot.width() / window.width(), down = axes.plot.height() / window.height();
   const bool labels = across >= label_pixels && down >= label_pixels && input_.text && !input_.text->empty();
