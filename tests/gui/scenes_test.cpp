@@ -1,0 +1,101 @@
+// Every view painted on ordinary and odd recordings, light and dark; files equal byte for byte.
+#include <gtest/gtest.h>
+
+#include <QFile>
+#include <QTemporaryDir>
+#include <algorithm>
+
+#include "gui/render/picture.h"
+#include "tests/gui/odd_runs.h"
+
+namespace kvgrind::gui {
+namespace {
+
+int colours_of(const QImage& image) {
+  std::vector<QRgb> seen;
+  for (int y = 0; y < image.height(); y += 3)
+    for (int x = 0; x < image.width(); x += 3) seen.push_back(image.pixel(x, y));
+  std::sort(seen.begin(), seen.end());
+  return int(std::unique(seen.begin(), seen.end()) - seen.begin());
+}
+
+void draw_all(const ViewInput& input, const char* what) {
+  for (const ViewRow* row : views())
+    for (const char* theme : {"light", "dark", "paper"}) {
+      const ScenePtr scene = row->load(input, {});
+      const Look look = look_of(theme, 0);
+      for (const QSize size : {QSize(900, 600), QSize(120, 90)}) {
+        const QImage image = scene_image(*scene, look, {.size = size, .notes = {}});
+        EXPECT_GT(colours_of(image), 1) << what << ": " << row->name << " " << theme;
+      }
+      EXPECT_FALSE(scene->alt_text().isEmpty());
+      (void)scene->csv();
+    }
+}
+
+TEST(Scenes, DrawAnOrdinaryRecording) {
+  draw_all(tests::input_over(tests::synthetic_run(), {"snapkv", "knorm", "h2o(variant=online)"}), "ordinary");
+}
+TEST(Scenes, DrawWithoutPolicies) { draw_all(tests::input_over(tests::synthetic_run()), "no policies"); }
+TEST(Scenes, DrawAnEmptyRecording) {
+  draw_all(tests::input_over(std::make_shared<tests::EmptyRun>(tests::synthetic_run())), "empty");
+}
+TEST(Scenes, DrawOneToken) {
+  draw_all(tests::input_over(tests::synthetic_run(
+               {.context = 1, .question = 0, .answer = 0, .contexts = 1, .questions = 0, .segments = false})),
+           "one token");
+}
+TEST(Scenes, DrawOneHead) {
+  draw_all(tests::input_over(tests::synthetic_run({.layers = 1, .query_heads = 1, .kv_heads = 1}), {"knorm", "window"}),
+           "one head");
+}
+TEST(Scenes, DrawNaN) {
+  const ViewInput input = tests::input_over(std::make_shared<tests::NanRun>(tests::synthetic_run()));
+  draw_all(input, "NaN");
+  const QImage image =
+      scene_image(*view_named("attention").load(input, {}), look_of("light", 0), {.size = {900, 700}, .notes = {}});
+  bool magenta = false;
+  for (int y = 0; y < image.height(); ++y)
+    for (int x = 0; x < image.width(); ++x) magenta |= image.pixel(x, y) == nan_colour;
+  EXPECT_TRUE(magenta);
+}
+TEST(Scenes, DrawFewRecordedQueries) {
+  draw_all(tests::input_over(tests::synthetic_run({.recorded_every = 4}), {"knorm"}), "few queries");
+}
+
+TEST(Scenes, FilesAreEqualByteForByte) {
+  const ViewInput input = tests::input_over(tests::synthetic_run(), {"snapkv", "knorm"});
+  QTemporaryDir folder;
+  for (const ViewRow* row : views())
+    for (const char* ending : {"png", "svg"}) {
+      QByteArray bytes[2];
+      for (QByteArray& one : bytes) {
+        const QString path = folder.filePath(QString("a.") + ending);
+        write_picture(path, *row->load(input, {}), look_of("paper", 0),
+                      {.size = {700, 500}, .notes = {{"Version", "1"}, {"Command", "render"}}});
+        QFile file(path);
+        ASSERT_TRUE(file.open(QIODevice::ReadOnly));
+        one = file.readAll();
+      }
+      EXPECT_GT(bytes[0].size(), 500) << row->name;
+      EXPECT_EQ(bytes[0], bytes[1]) << row->name << " " << ending;
+    }
+  EXPECT_THROW(
+      write_picture(folder.filePath("a.bmp"), *views().front()->load(input, {}), look_of("light", 0), {.notes = {}}),
+      Error);
+  EXPECT_THROW(
+      write_picture("/no/such/folder/a.png", *views().front()->load(input, {}), look_of("light", 0), {.notes = {}}),
+      Error);
+}
+
+TEST(Scenes, UnknownNamesAreRefusedWithTheNearest) {
+  try {
+    (void)view_named("atention");
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("\"attention\""), std::string::npos);
+  }
+}
+
+}  // namespace
+}  // namespace kvgrind::gui
