@@ -5,6 +5,7 @@
 #include <QTemporaryDir>
 #include <algorithm>
 
+#include "core/error.h"
 #include "gui/render/picture.h"
 #include "tests/gui/odd_runs.h"
 
