@@ -12,8 +12,10 @@
 
 #include "core/error.h"
 #include "core/policy_line.h"
+#include "replay/closed_loop/compression.h"
 #include "replay/closed_loop/live_signals.h"
 #include "replay/closed_loop/policy_cache.h"
+#include "sim/engine/bound_policy.h"
 
 namespace kvgrind::replay {
 namespace {
@@ -41,11 +43,36 @@ struct Tail {
     bool free = false;
   };
   std::vector<Target> targets;
+  std::vector<Segment> segments;  // offsets into ids
 };
+
+// How tails are fed: at once, up to each segment end, or token by token.
+enum class Pace : std::uint8_t { whole, segments, steps };
 
 struct Distribution {  // of one target under the full cache
   std::vector<float> log_p;
   std::int32_t top = 0;
+};
+
+class BothTaps final : public Tap {
+ public:
+  BothTaps(Tap* first, Tap& second) : first_(first), second_(second) {}
+  void begin(const TapPass& pass) override {
+    if (first_) first_->begin(pass);
+    second_.begin(pass);
+  }
+  void layer(const TapLayer& shown) override {
+    if (first_) first_->layer(shown);
+    second_.layer(shown);
+  }
+  void end(const TapEnd& shown) override {
+    if (first_) first_->end(shown);
+    second_.end(shown);
+  }
+
+ private:
+  Tap* first_;  // may be null
+  Tap& second_;
 };
 
 std::int32_t arg_max(std::span<const float> values) {
@@ -112,7 +139,7 @@ struct ClosedPrompt::State {
   std::vector<Tail> tails;
 
   mutable std::mutex mutex;
-  mutable std::array<std::optional<std::vector<std::vector<Distribution>>>, 2> reference;  // batch, stepwise
+  mutable std::array<std::optional<std::vector<std::vector<Distribution>>>, 3> reference;  // by pace
 
   const ModelCard& card() const { return sim::model_config(*model).card; }
 
@@ -138,7 +165,12 @@ struct ClosedPrompt::State {
 
   void add_turn(Tail& tail, std::size_t question, bool with_question, std::int64_t free_front, std::int64_t free_back) {
     const SuiteQuestion& asked = prompt.questions[question];
-    if (with_question) tail.ids.insert(tail.ids.end(), asked.question.begin(), asked.question.end());
+    const auto end = [&tail] { return static_cast<std::int64_t>(tail.ids.size()); };
+    if (with_question && !asked.question.empty()) {
+      tail.segments.push_back({Role::question, end(), end() + static_cast<std::int64_t>(asked.question.size())});
+      tail.ids.insert(tail.ids.end(), asked.question.begin(), asked.question.end());
+    }
+    tail.segments.push_back({Role::answer, end(), end() + static_cast<std::int64_t>(asked.answer.size())});
     const auto n = static_cast<std::int64_t>(asked.answer.size());
     for (std::int64_t i = 0; i < n; ++i) {
       tail.targets.push_back({static_cast<std::int64_t>(tail.ids.size()) - 1, asked.answer[static_cast<std::size_t>(i)],
@@ -147,18 +179,25 @@ struct ClosedPrompt::State {
     }
   }
 
-  // One cache per tail, advanced together; calls `logits(tail, target, row)` for every target.
+  // Where the piece that begins at row `at` ends.
+  static std::int64_t piece_end(const Tail& tail, std::int64_t at, Pace pace) {
+    std::int64_t end = pace == Pace::steps ? std::min(at + 1, rows(tail)) : rows(tail);
+    for (std::size_t s = 0; pace == Pace::segments && s < tail.segments.size(); ++s)
+      if (tail.segments[s].end > at) end = std::min(end, tail.segments[s].end);
+    return end;
+  }
+
+  // One cache per tail, advanced together; calls `logits(tail, target, row)` for every target, and `done(tail, first
+  // row, rows)` when a piece has passed all layers.
   template <class Logits>
-  void feed_tails(std::span<sim::KvCache* const> caches, std::span<Tap* const> taps, bool stepwise,
-                  const std::function<void(std::size_t, std::int64_t)>& step_done, Logits&& logits) const {
-    std::int64_t longest = 0;
-    for (const Tail& tail : tails) longest = std::max(longest, rows(tail));
-    const std::int64_t stride = stepwise ? 1 : std::max<std::int64_t>(longest, 1);
-    for (std::int64_t at = 0; at < longest; at += stride) {
+  void feed_tails(std::span<sim::KvCache* const> caches, std::span<Tap* const> taps, Pace pace,
+                  const std::function<void(std::size_t, std::int64_t, std::int64_t)>& done, Logits&& logits) const {
+    std::vector<std::int64_t> fed(tails.size(), 0);
+    for (;;) {
       std::vector<sim::Feed> feeds;
       std::vector<std::size_t> which;
       for (std::size_t t = 0; t < tails.size(); ++t) {
-        const std::int64_t n = std::min(stride, rows(tails[t]) - at);
+        const std::int64_t at = fed[t], n = piece_end(tails[t], at, pace) - at;
         if (n <= 0) continue;
         sim::Feed feed{
             .sequence = sequence,
@@ -166,24 +205,27 @@ struct ClosedPrompt::State {
             .ids = std::span(tails[t].ids).subspan(static_cast<std::size_t>(at), static_cast<std::size_t>(n)),
             .cache = caches[t],
             .tap = taps.empty() ? nullptr : taps[t],
-            .decode = stepwise};
+            .decode = pace == Pace::steps};
         for (const Tail::Target& target : tails[t].targets)
           if (target.row >= at && target.row < at + n) feed.logits_of.push_back(target.row - at);
         feeds.push_back(std::move(feed));
         which.push_back(t);
       }
+      if (feeds.empty()) break;
       const auto out = sim::forward(*model, feeds, run_options);
       for (std::size_t f = 0; f < feeds.size(); ++f) {
         const std::size_t t = which[f];
+        const auto at = fed[t], n = static_cast<std::int64_t>(feeds[f].ids.size());
         std::int64_t row = 0;
         for (std::size_t i = 0; i < tails[t].targets.size(); ++i) {
           const std::int64_t r = tails[t].targets[i].row;
-          if (r >= at && r < at + static_cast<std::int64_t>(feeds[f].ids.size()))
+          if (r >= at && r < at + n)
             logits(t, i,
                    std::span<const float>(out[f].data() + (row++) * out[f].extent(1),
                                           static_cast<std::size_t>(out[f].extent(1))));
         }
-        if (step_done) step_done(t, feeds[f].first + static_cast<std::int64_t>(feeds[f].ids.size()) - 1);
+        if (done) done(t, at, n);
+        fed[t] = at + n;
       }
     }
     for (std::size_t t = 0; t < tails.size(); ++t)
@@ -194,9 +236,9 @@ struct ClosedPrompt::State {
   // Tokens that must be fed: the last target itself is never read.
   static std::int64_t rows(const Tail& tail) { return tail.targets.empty() ? 0 : tail.targets.back().row + 1; }
 
-  const std::vector<std::vector<Distribution>>& reference_of(bool stepwise) const {
+  const std::vector<std::vector<Distribution>>& reference_of(Pace pace) const {
     const std::lock_guard lock(mutex);
-    auto& slot = reference[stepwise ? 1 : 0];
+    auto& slot = reference[static_cast<std::size_t>(pace)];
     if (!slot) {
       std::vector<sim::CacheState> caches;
       for (const Tail& tail : tails) caches.push_back(*prefixes[tail.prefix].cache);
@@ -204,7 +246,7 @@ struct ClosedPrompt::State {
       for (sim::CacheState& cache : caches) pointers.push_back(&cache);
       slot.emplace();
       for (const Tail& tail : tails) slot->emplace_back(tail.targets.size());
-      feed_tails(pointers, {}, stepwise, nullptr, [&](std::size_t t, std::size_t i, std::span<const float> logits) {
+      feed_tails(pointers, {}, pace, nullptr, [&](std::size_t t, std::size_t i, std::span<const float> logits) {
         (*slot)[t][i] = {log_softmax(logits), arg_max(logits)};
       });
     }
@@ -239,11 +281,13 @@ struct ClosedPrompt::State {
   void figures(JobOutcome& out, std::span<const sim::CacheState* const> caches) const {
     out.kept_min = std::numeric_limits<std::int64_t>::max();
     double groups = 0;
+    std::int64_t touched = 0;
     for (const sim::CacheState* cache : caches) {
       const sim::Ledger ledger = cache->ledger();
       ledger.check();
       out.stored_bytes += ledger.stored_bytes();
       out.full_bytes += ledger.full_bytes;
+      touched += ledger.touched_bytes;
       for (std::int64_t l = 0; l < cache->layers(); ++l)
         for (std::int64_t h = 0; h < cache->heads(); ++h) {
           const std::int64_t kept = cache->group(l, h).size();
@@ -254,109 +298,125 @@ struct ClosedPrompt::State {
         }
     }
     out.kept_mean /= std::max(1.0, groups);
-    out.stored_fraction =
-        out.full_bytes > 0 ? static_cast<double>(out.stored_bytes) / static_cast<double>(out.full_bytes) : 1.0;
+    const auto full = static_cast<double>(std::max<std::int64_t>(1, out.full_bytes));
+    out.stored_fraction = static_cast<double>(out.stored_bytes) / full;
+    out.touched_fraction = static_cast<double>(touched) / full;
   }
 
-  // The prefix run anew through the policy's own cache, compressed on the way.
-  void compressed_prefill(PolicyCache& cache, LiveSignals& signals, const Prefix& prefix) const {
-    const std::int64_t context = static_cast<std::int64_t>(prompt.context.size());
+  // How the policy's tails are fed: it must hear of what it might fire at.
+  Pace pace_of(const sim::BoundPolicy& policy) const {
+    if (sim::needs_steps(policy)) return Pace::steps;
+    if (sim::one_shot(policy)) return Pace::whole;
+    std::int64_t longest = 0;
+    for (const Tail& tail : tails) longest = std::max(longest, rows(tail));
+    const std::int64_t chunk = sim::wanted_chunk(policy);
+    return chunk > 0 && longest < chunk ? Pace::whole : Pace::segments;
+  }
+
+  PrefixShape shape(const Prefix& prefix) const {
+    return {static_cast<std::int64_t>(prompt.context.size()), prefix.tokens, prefix.role};
+  }
+
+  // One policy on one prefix, at its compression moment. Filled in place: the cache refers to the signals.
+  struct Compressed {
+    std::unique_ptr<LiveSignals> signals;
+    std::unique_ptr<PolicyCache> cache;
+  };
+  Compressed compressed(const Prefix& prefix, const sim::RunSetup& setup, const ClosedObservers& observers) const {
+    const bool running = options.compressed_prefill && decides_in_prefill(*setup.policy);
+    const sim::BoundPolicy& policy = *setup.policy;
+    Compressed out;
+    out.signals = std::make_unique<LiveSignals>(
+        model, std::vector<Segment>(prefix.signals->segments().begin(), prefix.signals->segments().end()), prompt.spans,
+        running ? nullptr : prefix.signals);
+    out.cache = std::make_unique<PolicyCache>(
+        running ? sim::CacheState(card(), sim::cache_granularity(policy)) : cache_at_start(policy, *prefix.cache),
+        setup, *out.signals);
+    if (observers.on_plan) out.cache->run().on_plan(observers.on_plan);
+    if (!running) {
+      compress(policy, *out.cache, *prefix.cache, shape(prefix));
+      return out;
+    }
     std::vector<std::int32_t> ids(prompt.context);
     if (prefix.role == Role::question) {
       const auto& question = prompt.questions[static_cast<std::size_t>(&prefix - prefixes.data())].question;
       ids.insert(ids.end(), question.begin(), question.end());
     }
-    const std::int64_t chunk = std::max<std::int64_t>(64, options.prefill_chunk);
-    for (std::int64_t at = 0; at < prefix.tokens;) {
-      const std::int64_t stop = at < context ? std::min(context, at + chunk) : std::min(prefix.tokens, at + chunk);
-      sim::Feed feed{.sequence = sequence,
-                     .first = at,
-                     .ids = std::span(ids).subspan(static_cast<std::size_t>(at), static_cast<std::size_t>(stop - at)),
-                     .cache = &cache,
-                     .tap = &signals};
-      const std::vector<sim::Feed> feeds{feed};
-      (void)sim::forward(*model, feeds, run_options);
-      cache.run().chunk_done(at, stop - at);
-      if (stop == context) cache.run().segment_end(Role::context, context, prefix.tokens == context);
-      at = stop;
-    }
-    if (prefix.role == Role::question) cache.run().segment_end(Role::question, prefix.tokens, true);
+    compress_running(policy, *out.cache, *out.signals, {*model, run_options, sequence, ids, options.prefill_chunk},
+                     shape(prefix));
+    return out;
   }
 
-  JobOutcome run(const EvalJob& job, const std::function<void(const sim::GroupPlan&)>& observer) const {
+  void events(const sim::BoundPolicy& policy, PolicyCache& cache, const Tail& tail, std::int64_t first,
+              std::int64_t n) const {
+    const std::int64_t offset = prefixes[tail.prefix].tokens;
+    if (sim::needs_steps(policy))
+      cache.run().step_done(offset + first);
+    else
+      cache.run().chunk_done(offset + first, n);
+    for (const Segment& segment : tail.segments)
+      if (segment.end > first && segment.end <= first + n)
+        cache.run().segment_end(segment.role, offset + segment.end, false);
+  }
+
+  JobOutcome run(const EvalJob& job, const ClosedObservers& observers) const {
     for (const sim::Signal signal : sim::needed_signals(*job.policy))
       if (!prefixes[0].signals->has(signal))
         throw Error(Category::usage, {.doing = "running in the closed loop",
                                       .on = sim::typed_text(*job.policy),
                                       .found = fmt::format("a need for signal {}", sim::signal_name(signal)),
                                       .expected = "signals that a running model can give"});
-    const bool stepwise = sim::needs_steps(*job.policy);
-    const auto& full = reference_of(stepwise);
+    const Pace pace = pace_of(*job.policy);
+    const bool heard = pace != Pace::whole;  // the policy goes on deciding in the tails
+    const auto& full = reference_of(pace);
     JobOutcome out;
     out.questions.resize(prompt.questions.size());
     const sim::RunSetup setup{.policy = job.policy, .amount = job.amount, .seed = job.seed, .sequence = sequence};
 
-    // Compress each prefix once; a one-shot policy's tails then only copy the compressed cache.
-    std::vector<std::unique_ptr<PolicyCache>> caches;
-    std::vector<std::unique_ptr<LiveSignals>> signals;
+    // Each prefix is compressed once where its tails can then be copies; a policy that hears the tails has one each.
+    std::vector<Compressed> runs;
     std::vector<std::unique_ptr<sim::CacheState>> copies;
     std::vector<sim::KvCache*> pointers;
-    std::vector<Tap*> taps;
-    std::vector<PolicyCache*> of_prefix(prefixes.size(), nullptr);
-    const sim::Granularity heads = sim::cache_granularity(*job.policy);
-    const auto compress = [&](const Prefix& prefix) -> PolicyCache& {
-      const auto base = options.compressed_prefill ? nullptr : prefix.signals;
-      auto segments = std::vector<Segment>(prefix.signals->segments().begin(), prefix.signals->segments().end());
-      signals.push_back(std::make_unique<LiveSignals>(model, std::move(segments), prompt.spans, base));
-      caches.push_back(std::make_unique<PolicyCache>(
-          options.compressed_prefill ? sim::CacheState(card(), heads) : sim::CacheState(*prefix.cache, heads), setup,
-          *signals.back()));
-      PolicyCache& cache = *caches.back();
-      if (observer) cache.run().on_plan(observer);
-      if (options.compressed_prefill) {
-        compressed_prefill(cache, *signals.back(), prefix);
-      } else {
-        const auto context = static_cast<std::int64_t>(prompt.context.size());
-        for (std::int64_t l = 0; l < card().layers; ++l) cache.run().layer_done(l, 0, prefix.tokens);
-        cache.run().chunk_done(0, prefix.tokens);
-        if (prefix.tokens > context) cache.run().segment_end(Role::context, context, false);
-        cache.run().segment_end(prefix.role, prefix.tokens, true);
-      }
-      return cache;
-    };
+    std::vector<Tap*> taps(tails.size(), nullptr);
+    std::vector<const PolicyCache*> of_prefix(prefixes.size(), nullptr);
     for (std::size_t t = 0; t < tails.size(); ++t) {
-      const Prefix& prefix = prefixes[tails[t].prefix];
-      PolicyCache*& compressed = of_prefix[tails[t].prefix];
-      if (stepwise || !compressed) {
-        compressed = &compress(prefix);
-        if (stepwise) {
-          pointers.push_back(compressed);
-          taps.push_back(signals.back().get());
-          continue;
-        }
+      const PolicyCache*& one = of_prefix[tails[t].prefix];
+      if (heard || !one) {
+        runs.push_back(compressed(prefixes[tails[t].prefix], setup, observers));
+        one = runs.back().cache.get();
       }
-      copies.push_back(std::make_unique<sim::CacheState>(compressed->state()));
+      if (heard) {
+        pointers.push_back(runs.back().cache.get());
+        taps[t] = runs.back().signals.get();
+        continue;
+      }
+      copies.push_back(std::make_unique<sim::CacheState>(one->state()));
       pointers.push_back(copies.back().get());
     }
+    std::optional<BothTaps> watched;
+    if (observers.first_tail) taps[0] = &watched.emplace(taps[0], *observers.first_tail);
     std::vector<const sim::CacheState*> states;
-    for (const auto& cache : caches) states.push_back(&cache->state());
-    if (!stepwise) figures(out, states);
+    for (const Compressed& one : runs) states.push_back(&one.cache->state());
+    if (pace != Pace::steps) figures(out, states);
     double requested = 0, groups = 0;
-    for (const auto& cache : caches)
-      for (const std::int64_t n : cache->run().requested()) {
+    for (const Compressed& one : runs)
+      for (const std::int64_t n : one.cache->run().requested()) {
         requested += static_cast<double>(n);
         ++groups;
       }
     out.requested_mean = groups > 0 ? requested / groups : 0;
 
-    std::function<void(std::size_t, std::int64_t)> step_done;
-    if (stepwise) step_done = [&](std::size_t t, std::int64_t position) { caches[t]->run().step_done(position); };
-    feed_tails(pointers, taps, stepwise, step_done,
+    std::function<void(std::size_t, std::int64_t, std::int64_t)> done;
+    if (heard)
+      done = [&](std::size_t t, std::int64_t first, std::int64_t n) {
+        events(*job.policy, *runs[t].cache, tails[t], first, n);
+      };
+    feed_tails(pointers, taps, pace, done,
                [&](std::size_t t, std::size_t i, std::span<const float> logits) { take(out, full, t, i, logits); });
-    if (stepwise) figures(out, states);
-    for (const auto& cache : caches) {
-      out.slots_called += cache->run().slots_called();
-      out.nan_scores += cache->run().nan_scores();
+    if (pace == Pace::steps) figures(out, states);
+    for (const Compressed& one : runs) {
+      out.slots_called += one.cache->run().slots_called();
+      out.nan_scores += one.cache->run().nan_scores();
     }
     return out;
   }
@@ -390,23 +450,22 @@ ClosedPrompt::ClosedPrompt(std::shared_ptr<const sim::Model> model, const SuiteP
     s.prefixes.push_back(std::move(s.context_prefix));
   }
   for (std::size_t q = 0; q < prompt.questions.size(); ++q) {
-    if (q == 0 || options.turns != Turns::multi) s.tails.push_back({asked_first ? q : 0, {}, {}});
+    if (q == 0 || options.turns != Turns::multi) s.tails.push_back({asked_first ? q : 0, {}, {}, {}});
     s.add_turn(s.tails.back(), q, options.turns != Turns::aware, free_front, free_back);
   }
 }
 
 ClosedPrompt::~ClosedPrompt() = default;
 
-JobOutcome ClosedPrompt::run(const EvalJob& job) const { return state_->run(job, nullptr); }
+JobOutcome ClosedPrompt::run(const EvalJob& job) const { return state_->run(job, {}); }
 
-JobOutcome ClosedPrompt::run_observed(const EvalJob& job,
-                                      const std::function<void(const sim::GroupPlan&)>& observer) const {
-  return state_->run(job, observer);
+JobOutcome ClosedPrompt::run_observed(const EvalJob& job, const ClosedObservers& observers) const {
+  return state_->run(job, observers);
 }
 
 JobOutcome ClosedPrompt::run_full(bool stepwise) const {
   const State& s = *state_;
-  const auto& full = s.reference_of(stepwise);
+  const auto& full = s.reference_of(stepwise ? Pace::steps : Pace::whole);
   JobOutcome out;
   out.questions.resize(s.prompt.questions.size());
   for (std::size_t t = 0; t < s.tails.size(); ++t)

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/tap.h"
 #include "replay/suite/suite.h"
 #include "sim/engine/policy_run.h"
 #include "sim/model/runtime.h"
@@ -65,6 +66,12 @@ struct JobOutcome {
   std::int64_t slots_called = 0, nan_scores = 0;
 };
 
+// What tests look at.
+struct ClosedObservers {
+  std::function<void(const sim::GroupPlan&)> on_plan;  // every plan before it is applied
+  Tap* first_tail = nullptr;                           // sees what the model shows of the first tail's tokens
+};
+
 class ClosedPrompt {
  public:
   // Runs the full cache: prefix and reference answers. `free_front`, `free_back`: tokens at the ends of each answer
@@ -76,8 +83,7 @@ class ClosedPrompt {
   // The same prompt without a policy, one token at a time where `stepwise`.
   JobOutcome run_full(bool stepwise = false) const;
   JobOutcome run(const EvalJob& job) const;  // thread-safe
-  // Receives every plan of a run before it is applied (tests).
-  JobOutcome run_observed(const EvalJob& job, const std::function<void(const sim::GroupPlan&)>& observer) const;
+  JobOutcome run_observed(const EvalJob& job, const ClosedObservers& observers) const;
 
  private:
   struct State;

@@ -120,7 +120,11 @@ std::vector<float> LiveSignals::column_sums(std::int64_t layer, std::int64_t hea
   std::iota(position.begin(), position.end(), 0);
   const std::int64_t cache_head = head * full_cache_->heads() / card_.query_heads;
   const sim::GroupSlots& slots = full_cache_->group(layer, cache_head);
-  assert(slots.size() >= until);
+  if (slots.size() < until || (until > 0 && slots.position[static_cast<std::size_t>(until - 1)] != until - 1))
+    throw Error(Category::usage, {.doing = "reading signal column_sums",
+                                  .on = fmt::format("layer {}, query head {}", layer, head),
+                                  .found = fmt::format("sums over {} positions asked, some of them not kept", until),
+                                  .expected = "a cache that holds all of them"});
   std::vector<float> sums(static_cast<std::size_t>(until), 0.0f);
   kernels::AttentionParams params;
   params.q = q;

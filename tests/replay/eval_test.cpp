@@ -127,7 +127,8 @@ TEST(Eval, OpenAndClosedLoopMakeTheSamePlans) {
     OpenOptions options;
     options.on_plan = into(open_plans);
     (void)run_open(data, {.policy = policy, .amount = {sim::Amount::Kind::fraction, 0.3}}, options);
-    (void)closed.run_observed({policy, {sim::Amount::Kind::fraction, 0.3}, 0}, into(closed_plans));
+    (void)closed.run_observed({policy, {sim::Amount::Kind::fraction, 0.3}, 0},
+                              {.on_plan = into(closed_plans), .first_tail = nullptr});
     SCOPED_TRACE(preset);
     ASSERT_EQ(open_plans.size(), closed_plans.size());
     for (const auto& [key, plan] : open_plans) {
