@@ -51,6 +51,41 @@ class NanRun final : public RunOver {
   }
 };
 
+// One sequence of one token.
+class OneTokenRun final : public RunOver {
+ public:
+  explicit OneTokenRun(std::shared_ptr<const replay::RecordedRun> run) : RunOver(std::move(run)), infos_(1) {
+    infos_[0].tokens = infos_[0].own_rows = 1;
+  }
+  const std::vector<traces::SequenceInfo>& sequences() const override { return infos_; }
+  std::vector<std::int32_t> tokens(std::int64_t) const override { return {7}; }
+  Array<float, 2> keys(std::int64_t, std::int64_t l, std::int64_t h) const override {
+    return first(run_->keys(0, l, h));
+  }
+  Array<float, 2> values(std::int64_t, std::int64_t l, std::int64_t h) const override {
+    return first(run_->values(0, l, h));
+  }
+  traces::RecordedQueries queries(std::int64_t, std::int64_t l, std::int64_t h) const override {
+    return {{0}, first(run_->queries(0, l, h).q)};
+  }
+  Array<float, 2> lse(std::int64_t, std::int64_t l) const override { return first(run_->lse(0, l)); }
+  std::optional<Array<float, 2>> column_sums(std::int64_t, std::int64_t, std::int64_t) const override {
+    Array<float, 2> out({card().query_heads, 1});
+    std::fill_n(out.data(), out.size(), 1.0f);
+    return out;
+  }
+  std::vector<float> hidden_norm(std::int64_t, std::int64_t) const override { return {1.0f}; }
+  std::vector<float> attention_input_norm(std::int64_t, std::int64_t) const override { return {1.0f}; }
+
+ private:
+  static Array<float, 2> first(const Array<float, 2>& all) {
+    Array<float, 2> out({1, all.extent(1)});
+    std::copy_n(all.data(), all.extent(1), out.data());
+    return out;
+  }
+  std::vector<traces::SequenceInfo> infos_;
+};
+
 class EmptyRun final : public RunOver {
  public:
   explicit EmptyRun(std::shared_ptr<const replay::RecordedRun> run) : RunOver(std::move(run)), infos_(1) {}

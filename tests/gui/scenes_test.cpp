@@ -42,9 +42,7 @@ TEST(Scenes, DrawAnEmptyRecording) {
   draw_all(tests::input_over(std::make_shared<tests::EmptyRun>(tests::synthetic_run())), "empty");
 }
 TEST(Scenes, DrawOneToken) {
-  draw_all(tests::input_over(tests::synthetic_run(
-               {.context = 1, .question = 0, .answer = 0, .contexts = 1, .questions = 0, .segments = false})),
-           "one token");
+  draw_all(tests::input_over(std::make_shared<tests::OneTokenRun>(tests::synthetic_run())), "one token");
 }
 TEST(Scenes, DrawOneHead) {
   draw_all(tests::input_over(tests::synthetic_run({.layers = 1, .query_heads = 1, .kv_heads = 1}), {"knorm", "window"}),
