@@ -132,6 +132,9 @@ SpaceId select(const Dataset& dataset, std::span<const std::int64_t> at, std::sp
 Lock::Lock() : lock_(library_mutex()) {
   static std::once_flag once;
   std::call_once(once, set_up_library);
+  // Where HDF5 is thread-safe, each thread has a printer of errors of its own.
+  thread_local const bool silent = H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr) >= 0;
+  (void)silent;
 }
 
 void after_fork() { new (&library_mutex()) std::recursive_mutex; }
