@@ -27,33 +27,6 @@ const Suite& golden_suite() {
   return suite;
 }
 
-// Full budget: the normal path runs and the outcome is bitwise the run without a policy.
-TEST(ClosedLoop, FullBudgetIsTheIdentityForEveryPreset) {
-  SuitePrompt prompt = golden_suite().prompts[0];
-  prompt.context.resize(192);
-  prompt.spans.clear();
-  prompt.questions.resize(2);
-  for (SuiteQuestion& question : prompt.questions) question.evidence.reset();
-  for (const Turns turns : {Turns::blind, Turns::aware, Turns::repeat, Turns::multi}) {
-    const ClosedPrompt closed(tiny_model(), prompt, 0, {.turns = turns});
-    for (const std::string& preset : sim::preset_names()) {
-      const sim::PolicyPtr policy = sim::bind_policy(preset);
-      const auto signals = sim::needed_signals(*policy);
-      if (std::find(signals.begin(), signals.end(), sim::Signal::future_queries) != signals.end()) continue;
-      if (sim::count_class(*policy) != sim::CountClass::exact) continue;  // its card says what full means
-      SCOPED_TRACE(preset + " " + std::string(turns_name(turns)));
-      const JobOutcome outcome = closed.run({policy, {sim::Amount::Kind::fraction, 1.0}, 0});
-      EXPECT_GT(outcome.slots_called, 0);
-      for (const QuestionOutcome& question : outcome.questions)
-        for (const AnswerToken& token : question.tokens) {
-          EXPECT_EQ(token.nll, token.nll_full);
-          EXPECT_EQ(token.kl, 0.0);
-          EXPECT_TRUE(token.same_top);
-        }
-    }
-  }
-}
-
 TEST(ClosedLoop, TheSameForAnyThreadCount) {
   SuitePrompt prompt = golden_suite().prompts[1];
   prompt.context.resize(256);
