@@ -100,7 +100,8 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"cap", "cap(like=kvpress)", 1}, Case{"leverage", "leverage(like=kvpress)", 2},
         Case{"non_causal", "noncausal(like=kvpress)", 2},
         Case{"non_causal_padded", "noncausal(chunk=300,like=kvpress)", 2},
-        Case{"compactor", "compactor(like=kvpress)", 2}, Case{"chunk", "chunkwise(size=300,like=kvpress)", 2}),
+        Case{"compactor", "compactor(like=kvpress)", 2}, Case{"block", "block(of=key_diff,size=128,like=kvpress)", 2},
+        Case{"chunk", "chunkwise(size=300,like=kvpress)", 2}),
     [](const auto& test) { return std::string(test.param.method); });
 
 }  // namespace

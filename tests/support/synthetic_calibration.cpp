@@ -25,7 +25,29 @@ struct Maker {
 std::shared_ptr<const Calibration> synthetic_calibration(const std::string& method, const ModelCard& card) {
   Maker maker{.out = {.method = method, .model = calibration_model(card), .tensors = {}, .numbers = {}, .texts = {}},
               .rng = std::mt19937_64(hash_text(method))};
-  maker.normal("head", {card.layers, card.kv_heads});
+  const std::int64_t features = (card.query_heads + 2 * card.kv_heads) * card.head_dim;
+  if (method == "duo" || method == "razor") {
+    maker.normal("head", {card.layers, card.kv_heads});
+  } else if (method == "qfilters") {
+    maker.normal("direction", {card.layers, card.kv_heads, card.head_dim});
+  } else if (method == "triattention") {
+    maker.normal("mean", {card.layers, card.query_heads, card.head_dim});
+    maker.normal("modulus", {card.layers, card.query_heads, card.head_dim / 2});
+  } else {
+    maker.out.numbers["logistic"] = method == "attention_gate";
+    for (std::int64_t layer = 0; layer < card.layers; ++layer) {
+      const std::string l = " " + std::to_string(layer);
+      if (method == "attention_gate") {
+        maker.normal("w" + l, {features, card.kv_heads}, 0.1f);
+        maker.normal("b" + l, {card.kv_heads});
+      } else {
+        maker.normal("w1" + l, {features, 8}, 0.1f);
+        maker.normal("b1" + l, {8});
+        maker.normal("w2" + l, {8, card.kv_heads});
+        maker.normal("b2" + l, {card.kv_heads});
+      }
+    }
+  }
   return std::make_shared<const Calibration>(std::move(maker.out));
 }
 

@@ -1,0 +1,180 @@
+// Methods whose parts are fitted beforehand, and head classes: worked examples on T8 and beside it.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "core/error.h"
+#include "sim/engine/bound_policy.h"
+#include "tests/support/synthetic_source.h"
+
+namespace kvgrind::tests {
+namespace {
+
+using testing::ElementsAre;
+using testing::FloatNear;
+using testing::HasSubstr;
+using testing::Pointwise;
+
+const SyntheticSource& geometry() {
+  static const SyntheticSource source(t8_geometry());
+  return source;
+}
+
+Calibration empty(const std::string& method, const ModelCard& card) {
+  Calibration out;
+  out.method = method;
+  out.model = calibration_model(card);
+  return out;
+}
+
+// Scores of a call over all tokens of the source with one calibration.
+std::vector<float> scores(const SyntheticSource& source, const std::string& call, const Calibration& calibration,
+                          std::int64_t tokens = 0) {
+  const auto given = std::make_shared<const Calibration>(calibration);
+  const sim::PolicyPtr policy =
+      sim::with_calibrations(sim::bind_policy("score=" + call),
+                             [&](const std::string& method, const std::string&) {
+                               return method == given->method ? given : nullptr;
+                             });
+  sim::CacheState cache(source.card());
+  source.feed(cache, 0, source.tokens());
+  const sim::Amount amount;
+  const sim::RunFacts facts{.card = &source.card(), .amount = &amount};
+  const sim::Moment moment{.tokens = tokens > 0 ? tokens : source.tokens(), .compress = true};
+  sim::Memory memory;
+  const sim::Params none;
+  const sim::ScoreContext context{none, facts, moment, source, cache, 0, 0, memory};
+  sim::Columns columns;
+  context.evaluate(policy->score, columns);
+  return columns.s;
+}
+
+TEST(QFilters, TheBestKeysLieAlongTheDirection) {
+  Calibration fitted = empty("qfilters", geometry().card());
+  fitted.tensors["direction"] = {{1, 1, 2}, {.6154f, .7882f}};
+  EXPECT_THAT(scores(geometry(), "key_projection", fitted),
+              Pointwise(FloatNear(2e-4f), {.6154f, .7882f, 1.4036f, 1.2308f, 1.5764f, -.6154f, -.1728f, 4.9991f}));
+  EngineSetup setup{.amount = sim::parse_amount("3t")};
+  setup.calibration = std::make_shared<const Calibration>(fitted);
+  EXPECT_THAT(run_engine("qfilters", geometry(), setup).kept(0, 0), ElementsAre(2, 4, 7));
+  for (float& v : fitted.tensors["direction"].values) v = -v;  // the opposite keeps exactly the worst
+  setup.calibration = std::make_shared<const Calibration>(fitted);
+  EXPECT_THAT(run_engine("qfilters", geometry(), setup).kept(0, 0), ElementsAre(0, 5, 6));
+}
+
+TEST(TriAttention, SeriesInTheDistance) {
+  // One complex pair, ω = 1, centre 1 + 0i of mean modulus 1.2, key i (before rotation) at position 3, seen from 10.
+  SyntheticData data = t8_geometry();
+  data.card.rope[0].inv_freq = {1.0f};
+  const float angle = 3.0f;
+  data.k[0](3, 0) = -std::sin(angle);
+  data.k[0](3, 1) = std::cos(angle);
+  const SyntheticSource source(std::move(data));
+  Calibration fitted = empty("triattention", source.card());
+  fitted.tensors["mean"] = {{1, 2, 2}, {1, 0, 1, 0}};
+  fitted.tensors["modulus"] = {{1, 2, 1}, {1.2f, 1.2f}};
+  EXPECT_NEAR(scores(source, "trigonometric(offsets=2,normalise=off)", fitted, 10)[3], .90074f, 1e-4);
+  EXPECT_NEAR(scores(source, "trigonometric(offsets=2,normalise=off,residual=off)", fitted, 10)[3], 1.90074f, 1e-4);
+}
+
+TEST(LearnedScore, LinearByHand) {
+  const ModelCard& card = geometry().card();
+  Calibration fitted = empty("locret", card);
+  // Features: two query heads, key, value, two numbers each. KVzap's worked example on the key alone.
+  fitted.tensors["w 0"] = {{8, 1}, {0, 0, 0, 0, .5f, -1, 0, 0}};
+  fitted.tensors["b 0"] = {{1}, {-3}};
+  EXPECT_THAT(scores(geometry(), "learned_score", fitted),
+              Pointwise(FloatNear(1e-5f), {-2.5f, -4.0f, -3.5f, -2.0f, -5.0f, -3.5f, -1.5f, -5.5f}));
+  fitted.method = "attention_gate";
+  fitted.numbers["logistic"] = 1;
+  EXPECT_NEAR(scores(geometry(), "learned_score", fitted)[3], 1 / (1 + std::exp(2.0)), 1e-6);
+}
+
+TEST(Duo, ClassesOfHeads) {
+  SyntheticShape shape{.layers = 1, .query_heads = 4, .kv_heads = 4, .tokens = 40};
+  std::mt19937_64 rng(31);
+  const SyntheticSource source(random_data(rng, shape));
+  Calibration fitted = empty("duo", source.card());
+  fitted.tensors["head"] = {{1, 4}, {.1f, .9f, .4f, .8f}};
+  EngineSetup setup{.amount = sim::parse_amount("0.5")};
+  setup.calibration = std::make_shared<const Calibration>(fitted);
+  for (const char* policy : {"duo(sinks=2,recent=6)", "duo(sinks=2,recent=6,like=kvpress)"}) {
+    const EngineRun run = run_engine(policy, source, setup);  // quantile .6: heads 1 and 3 keep everything
+    EXPECT_THAT(run.kept(0, 0), ElementsAre(0, 1, 34, 35, 36, 37, 38, 39)) << policy;
+    EXPECT_EQ(run.kept(0, 1).size(), 40u);
+    EXPECT_EQ(run.kept(0, 2), run.kept(0, 0));
+    EXPECT_EQ(run.kept(0, 3).size(), 40u);
+  }
+  EXPECT_EQ(run_engine("duo(share=0)", source, setup).kept(0, 0).size(), 40u);
+}
+
+TEST(DuoOnTheFly, UniformAttentionHasHalfTheArea) {
+  SyntheticData data = t8_geometry();
+  for (auto& q : data.q)
+    for (std::int64_t t = 0; t < 8; ++t) q(t, 0) = q(t, 1) = 0;
+  const SyntheticSource source(std::move(data));
+  const sim::BoundCall call = sim::bind_call("score", parse_call("cumulated_attention(length=4)"), "");
+  sim::CacheState cache(source.card());
+  source.feed(cache, 0, 8);
+  const sim::RunFacts facts{.card = &source.card()};
+  const sim::Moment moment{.tokens = 8, .compress = true};
+  sim::Memory memory;
+  const sim::Params none;
+  const sim::ScoreContext context{none, facts, moment, source, cache, 0, 0, memory};
+  sim::Columns columns;
+  context.evaluate(call, columns);
+  EXPECT_NEAR(columns.figures["retrieval"], .625, 1e-9);  // (n + 1)/(2n)
+  const EngineRun run = run_engine("duo_on_the_fly(share=1,sinks=1,recent=2)", source, {.amount = {}});
+  EXPECT_THAT(run.kept(0, 0), ElementsAre(0, 6, 7));
+}
+
+TEST(Block, StaticScoresEqualOneShot) {
+  SyntheticShape shape{.tokens = 60};
+  std::mt19937_64 rng(32);
+  const SyntheticSource source(random_data(rng, shape));
+  const EngineSetup setup{.amount = sim::parse_amount("17t")};
+  for (const char* size : {"1", "7", "128"})
+    EXPECT_EQ(run_engine(std::string("block(of=key_norm,size=") + size + ")", source, setup).kept(1, 1),
+              run_engine("knorm", source, setup).kept(1, 1));
+}
+
+TEST(Block, KeyDiffByHand) {
+  SyntheticData data = t8_geometry();
+  for (std::int64_t j = 0; j < 8; ++j) {
+    data.k[0](j, 0) += .1f * static_cast<float>(j);
+    data.k[0](j, 1) -= .1f * static_cast<float>(j);
+  }
+  const SyntheticSource source(std::move(data));
+  const EngineSetup setup{.amount = sim::parse_amount("3t")};
+  EXPECT_THAT(run_engine("block(size=1)", source, setup).kept(0, 0), ElementsAre(1, 3, 5));
+  EXPECT_THAT(run_engine("block(size=2)", source, setup).kept(0, 0), ElementsAre(1, 5, 6));
+  EXPECT_THAT(run_engine("keydiff(like=kvpress)", source, setup).kept(0, 0), ElementsAre(1, 5, 6));
+}
+
+TEST(Calibrations, AreNamedWhenMissingAndCheckedAgainstTheModel) {
+  SyntheticShape shape{.tokens = 20};
+  std::mt19937_64 rng(33);
+  const SyntheticSource source(random_data(rng, shape));
+  const auto failure = [&](const sim::PolicyPtr& policy) {
+    sim::CacheState cache(source.card());
+    try {
+      const sim::PolicyRun run({.policy = policy, .amount = {}}, source, cache);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.category(), Category::usage);
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  EXPECT_THAT(failure(sim::bind_policy("locret")), HasSubstr("kvgrind fit locret"));
+  auto other = empty("locret", source.card());
+  other.model = "0123456789abcdef";
+  const auto given = std::make_shared<const Calibration>(other);
+  const auto policy = sim::with_calibrations(
+      sim::bind_policy("locret"),
+      [&](const std::string& method, const std::string&) { return method == "locret" ? given : nullptr; });
+  EXPECT_THAT(failure(policy), HasSubstr("0123456789abcdef"));
+  EXPECT_THAT(sim::canonical_line(*policy), HasSubstr(given->hash()));
+  EXPECT_NE(sim::policy_hash(*policy), sim::policy_hash(*sim::bind_policy("locret")));
+}
+
+}  // namespace
+}  // namespace kvgrind::tests
