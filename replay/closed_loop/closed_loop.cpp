@@ -350,10 +350,12 @@ struct ClosedPrompt::State {
   void events(const sim::BoundPolicy& policy, PolicyCache& cache, const Tail& tail, std::int64_t first,
               std::int64_t n) const {
     const std::int64_t offset = prefixes[tail.prefix].tokens;
-    if (sim::needs_steps(policy))
+    if (sim::needs_steps(policy)) {
       cache.run().step_done(offset + first);
-    else
+    } else {
+      if (first + n == rows(tail)) return;  // nothing is read any more
       cache.run().chunk_done(offset + first, n);
+    }
     for (const Segment& segment : tail.segments)
       if (segment.end > first && segment.end <= first + n)
         cache.run().segment_end(segment.role, offset + segment.end, false);

@@ -1,4 +1,4 @@
-// The evaluation of a suite: interrupted and resumed equals uninterrupted, and open and closed loop decide alike.
+// The evaluation of a suite: interrupted and resumed equals uninterrupted.
 #include "replay/eval/eval.h"
 
 #include <gtest/gtest.h>
@@ -6,12 +6,8 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
-#include <map>
-#include <mutex>
 #include <sstream>
 
-#include "replay/open_loop/open_loop.h"
-#include "replay/record/record.h"
 #include "traces/model_files/model_folder.h"
 
 namespace kvgrind::replay {
@@ -77,71 +73,6 @@ TEST(Eval, ResumedEqualsUninterrupted) {
     EXPECT_EQ(outcome.done + outcome.skipped, 18);
     EXPECT_EQ(result_lines(request.out), expected) << share;
   }
-}
-
-// The same tokens recorded and replayed, and run with the policy in the cache: the same slots are kept.
-TEST(Eval, OpenAndClosedLoopMakeTheSamePlans) {
-  const Folder here;
-  const Suite suite = small_suite();
-  const SuitePrompt& prompt = suite.prompts[0];
-  const auto context = static_cast<std::int64_t>(prompt.context.size());
-  TokenSequence root, fork;
-  root.ids = prompt.context;
-  root.segments = {{Role::context, 0, context}};
-  fork.parent = 0;
-  fork.fork_at = context;
-  fork.ids = prompt.questions[0].question;
-  const auto asked = context + static_cast<std::int64_t>(fork.ids.size());
-  fork.ids.insert(fork.ids.end(), prompt.questions[0].answer.begin(), prompt.questions[0].answer.end());
-  fork.segments = {{Role::question, context, asked},
-                   {Role::answer, asked, context + static_cast<std::int64_t>(fork.ids.size())}};
-  traces::ModelFolder exact = folder();  // recorded as computed, without rounding
-  exact.config.card.dtype = DType::f32;
-  RecordJob job;
-  job.model = &exact;
-  job.sequences = {root, fork};
-  job.out = here / "run.kvt";
-  job.device = "cpu";
-  (void)record(job, nullptr, CancelToken());
-  const auto run = recorded_run(traces::Trace::open(job.out, {.probe = false}));
-  const SequenceData data(run, 1);
-
-  const ClosedPrompt closed(sim::build_model(folder().config, folder().weights), prompt, 1, {.kl = false});
-  using Key = std::pair<std::int64_t, std::int64_t>;
-  std::int64_t compared = 0, same = 0, kept = 0;
-  for (const std::string& preset : sim::preset_names()) {
-    const sim::PolicyPtr policy = sim::bind_policy(preset);
-    const auto signals = sim::needed_signals(*policy);
-    if (!sim::one_shot(*policy) ||
-        std::find(signals.begin(), signals.end(), sim::Signal::future_queries) != signals.end() ||
-        std::find(signals.begin(), signals.end(), sim::Signal::output_projection) != signals.end())
-      continue;
-    std::map<Key, std::vector<std::uint8_t>> open_plans, closed_plans;
-    std::mutex mutex;
-    const auto into = [&mutex](auto& plans) {
-      return [&mutex, &plans](const sim::GroupPlan& plan) {
-        const std::lock_guard lock(mutex);
-        plans[{plan.layer, plan.group}] = plan.keep;
-      };
-    };
-    OpenOptions options;
-    options.on_plan = into(open_plans);
-    (void)run_open(data, {.policy = policy, .amount = {sim::Amount::Kind::fraction, 0.3}}, options);
-    (void)closed.run_observed({policy, {sim::Amount::Kind::fraction, 0.3}, 0},
-                              {.on_plan = into(closed_plans), .first_tail = nullptr});
-    SCOPED_TRACE(preset);
-    ASSERT_EQ(open_plans.size(), closed_plans.size());
-    for (const auto& [key, plan] : open_plans) {
-      ASSERT_EQ(plan.size(), closed_plans[key].size());
-      for (std::size_t i = 0; i < plan.size(); ++i) {
-        kept += plan[i];
-        same += plan[i] && closed_plans[key][i];
-      }
-    }
-    ++compared;
-  }
-  EXPECT_GE(compared, 10);
-  EXPECT_EQ(same, kept);
 }
 
 }  // namespace
