@@ -1,5 +1,5 @@
 // Heads get tokens by given weights, above a floor for each (HeadKV: retrieval scores of heads).
-//   in   of = one weight ≥ 0 for each (layer, cache head), layer by layer, or one for each layer; [] = equal
+//   in   of = one weight ≥ 0 for each (layer, cache head), layer by layer, or one for each layer; a single one = equal
 //   out  floor(floor · B) for every group, the rest of the model's tokens in the ratio of the weights, whole numbers by
 //        the largest remainder; groups sum to the amount exactly
 //   source: Zefan-Cai/KVCache-Factory pyramidkv_utils.py (HeadKVCluster)
@@ -21,7 +21,7 @@ void allocate(const BudgetContext& context) {
   std::int64_t heads = 0;
   for (const BudgetGroup& group : context.groups) heads = std::max(heads, group.group + 1);
   const auto count = static_cast<std::int64_t>(given.size());
-  if (count != 0 && count != layers && count != layers * heads)
+  if (count != 1 && count != layers && count != layers * heads)
     throw Error(Category::usage,
                 {.doing = "sharing by head weights",
                  .found = fmt::format("{} weights", count),
@@ -37,7 +37,7 @@ void allocate(const BudgetContext& context) {
     low.push_back(0);
     high.push_back(group.visible - kept.back());
     const std::int64_t at = count == layers ? group.layer : group.layer * heads + group.group;
-    weight.push_back(count == 0 ? 1.0 : given[static_cast<std::size_t>(at)]);
+    weight.push_back(count == 1 ? 1.0 : given[static_cast<std::size_t>(at)]);
   }
   const std::vector<std::int64_t> more = apportion(weight, rest, low, high);
   for (std::size_t g = 0; g < more.size(); ++g) context.groups[g].kept = kept[g] + more[g];
@@ -50,7 +50,7 @@ const BudgetRow head_weights = {
     .name = "head_weights",
     .source = "Zefan-Cai/KVCache-Factory (HeadKV)",
     .help = "tokens by given weights of heads or layers, above a floor",
-    .params = {{"of", ParamType::list, "[]", "a weight for each cache head or layer; [] = equal", 0, 1e300},
+    .params = {{"of", ParamType::list, "[1]", "a weight for each cache head or layer; one = equal", 0, 1e300},
                {"floor", ParamType::number, "0.2", "share of a head's equal part that is its own", 0, 1}},
     .needs = {},
     .scope = Scope::model,
