@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "replay/program/command.h"
 #include "sim/engine/policy.h"
+#include "traces/calibration/calibration_file.h"
 
 namespace kvgrind::program {
 namespace {
@@ -46,6 +47,7 @@ void add_grid_flags(Options& options, GridFlags& flags) {
   options.texts("--removed", flags.removed, "removed shares, by upstream's own arithmetic; comma lists");
   options.texts("--protocol", flags.protocols, "blind (compress before the question) or aware (after it)");
   options.texts("--seq", flags.sequences, "sequences, as in 1,3-5; default: all that have something to measure");
+  options.texts("--calib", flags.calibrations, "what kvgrind fit wrote, for policies that need it; may be repeated");
   options.texts("--seed", flags.seeds, "seeds of the random primitives, as in 0,1");
 }
 
@@ -76,6 +78,7 @@ replay::Grid grid_of(const GridFlags& flags, replay::Grid base) {
   if (!flags.sequences.empty()) base.sequences.clear();
   for (const std::string& list : flags.sequences)
     for (const std::int64_t sequence : number_list(list, "--seq")) base.sequences.push_back(sequence);
+  for (const std::string& path : flags.calibrations) base.calibrations.push_back(traces::read_calibration(path));
   if (!flags.seeds.empty()) base.seeds.clear();
   for (const std::string& list : flags.seeds)
     for (const std::int64_t seed : number_list(list, "--seed")) base.seeds.push_back(static_cast<std::uint64_t>(seed));

@@ -11,6 +11,7 @@ namespace kvgrind::program {
 
 struct GridFlags {
   std::vector<std::string> policies, budgets, removed, protocols;
+  std::vector<std::string> calibrations;      // files that kvgrind fit wrote
   std::vector<std::string> sequences, seeds;  // comma lists of whole numbers
 };
 

@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/policy_line.h"
+#include "traces/calibration/calibration_file.h"
 
 namespace kvgrind::replay {
 namespace {
@@ -138,10 +139,24 @@ Grid resolve_grid(const Grid& grid, const RecordedRun& run) {
   return out;
 }
 
+sim::PolicyPtr calibrated_policy(const std::string& text,
+                                 const std::vector<std::shared_ptr<const Calibration>>& calibrations) {
+  return sim::with_calibrations(sim::bind_policy(text), [&](const std::string& method, const std::string& name) {
+    std::shared_ptr<const Calibration> found;
+    if (!name.empty()) {
+      found = traces::read_calibration(name);
+      return found->method == method ? found : nullptr;
+    }
+    for (const auto& given : calibrations)
+      if (given->method == method) found = given;
+    return found;
+  });
+}
+
 std::vector<SweepJob> list_jobs(const Grid& resolved) {
   std::vector<SweepJob> jobs;
   for (const std::string& typed : resolved.policies) {
-    const sim::PolicyPtr policy = sim::bind_policy(typed);
+    const sim::PolicyPtr policy = calibrated_policy(typed, resolved.calibrations);
     for (const sim::Amount& amount : resolved.amounts)
       for (const Protocol protocol : resolved.protocols)
         for (const std::uint64_t seed : resolved.seeds)

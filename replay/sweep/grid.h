@@ -4,10 +4,12 @@
 //    "protocols": ["blind"], "sequences": [1, 2], "seeds": [0]}
 #pragma once
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "core/calibration.h"
 #include "core/json.h"
 #include "replay/open_loop/protocol.h"
 #include "replay/open_loop/recorded_run.h"
@@ -21,6 +23,8 @@ struct Grid {
   std::vector<Protocol> protocols;      // empty = blind
   std::vector<std::int64_t> sequences;  // empty = every sequence with tokens after the blind moment, else all
   std::vector<std::uint64_t> seeds;     // empty = 0
+  // What `kvgrind fit` wrote, for policies that need it; not part of the JSON form (its hash is in the policy).
+  std::vector<std::shared_ptr<const Calibration>> calibrations = {};
 };
 
 Grid grid_from_json(const json::object& object, const std::string& where);  // Error(usage) names key and place
@@ -41,6 +45,9 @@ struct SweepJob {
   std::uint64_t seed = 0;
   std::int64_t sequence = 0;
 };
+// A bound policy with the calibrations it needs: those named in its line are read, else the one of its method.
+sim::PolicyPtr calibrated_policy(const std::string& text,
+                                 const std::vector<std::shared_ptr<const Calibration>>& calibrations);
 std::vector<SweepJob> list_jobs(const Grid& resolved);
 std::string job_text(const SweepJob& job);  // "12: snapkv --budget 0.2 --protocol blind --seq 3 --seed 0"
 

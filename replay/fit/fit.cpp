@@ -1,0 +1,95 @@
+#include "replay/fit/fit.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+
+#include "core/error.h"
+#include "replay/fit/fit_data.h"
+#include "replay/open_loop/protocol.h"
+
+namespace kvgrind::replay {
+namespace {
+
+[[noreturn]] void refuse(const std::string& on, const std::string& found, const std::string& expected,
+                         const std::string& next = "") {
+  throw Error(Category::usage, {.doing = "fitting", .on = on, .found = found, .expected = expected, .next = next});
+}
+
+// Sequences by prompt: the root of their forks.
+FitSplit split_of(const FitRequest& request) {
+  const ModelCard& card = request.runs.at(0)->card();
+  FitSplit out{request, card, {}, {}};
+  std::vector<std::vector<FitSequence>> prompts;
+  for (const auto& run : request.runs) {
+    if (calibration_model(run->card()) != calibration_model(card))
+      refuse(request.method, "recordings of different models", "recordings of one model");
+    std::map<std::int64_t, std::size_t> place;
+    for (const traces::SequenceInfo& info : run->sequences()) {
+      FitSequence sequence{run, std::make_shared<OpenSource>(run, info.id), info.id, info.tokens,
+                           compression_moment(info.segments, info.tokens, Protocol::blind)};
+      if (sequence.moment >= info.tokens) continue;  // nothing comes after the context
+      const auto [it, fresh] = place.emplace(root_sequence(*run, info.id), prompts.size());
+      if (fresh) prompts.emplace_back();
+      prompts[it->second].push_back(std::move(sequence));
+    }
+  }
+  if (prompts.size() < 2)
+    refuse(request.method, fmt::format("{} prompts with tokens after their context", prompts.size()),
+           "at least two: one is held out", "record more contexts with questions and answers");
+  const auto every = std::max<std::size_t>(2, static_cast<std::size_t>(std::lround(1 / request.held_out)));
+  for (std::size_t p = 0; p < prompts.size(); ++p) {
+    const bool held = p % every == every - 1 || (prompts.size() < every && p + 1 == prompts.size());
+    auto& to = held ? out.held_out : out.fitted;
+    to.insert(to.end(), prompts[p].begin(), prompts[p].end());
+  }
+  return out;
+}
+
+}  // namespace
+
+const std::vector<FitMethod>& fit_methods() {
+  static const std::vector<FitMethod> methods = {
+      {"qfilters", "main direction of each head's queries (second moment)",
+       "1 − share of the held-out second moment along the direction"},
+      {"triattention", "mean and mean modulus of each head's queries before rotation",
+       "distance of the held-out mean over its norm"},
+      {"duo", "output error of each head when it sees sinks and recents alone, over the tokens after the context",
+       "1 − correlation of the heads' errors with the held-out ones"},
+      {"locret", "future attention of a token from its own queries, keys and values (least squares, or --hidden)",
+       "squared error over variance, held out (1 = no better than the mean)"},
+      {"attention_gate", "whether a token is in the half that the future attends to most (logistic regression)",
+       "share of held-out tokens on the wrong side"}};
+  return methods;
+}
+
+Calibration fit(const FitRequest& request) {
+  const auto& methods = fit_methods();
+  const auto method = std::find_if(methods.begin(), methods.end(),
+                                   [&](const FitMethod& known) { return request.method == known.name; });
+  if (method == methods.end()) {
+    std::vector<std::string> names;
+    for (const FitMethod& known : methods) names.emplace_back(known.name);
+    refuse(request.method, "no such fit", fmt::format("one of {}", fmt::join(names, ", ")));
+  }
+  if (request.runs.empty()) refuse(request.method, "no recording", "at least one");
+  if (!(request.held_out > 0 && request.held_out <= 0.5))
+    refuse(request.method, fmt::format("a held-out share of {}", request.held_out), "one above 0, at most 0.5");
+  const FitSplit split = split_of(request);
+  Calibration out;
+  out.method = request.method;
+  out.model = calibration_model(split.card);
+  out.texts["error"] = method->error;
+  if (request.method == "qfilters") fit_query_directions(split, out);
+  if (request.method == "triattention") fit_query_centres(split, out);
+  if (request.method == "duo") fit_streaming_error(split, out);
+  if (request.method == "locret") fit_learned_head(split, false, out);
+  if (request.method == "attention_gate") fit_learned_head(split, true, out);
+  out.numbers["sequences_fitted"] = static_cast<double>(split.fitted.size());
+  out.numbers["sequences_held_out"] = static_cast<double>(split.held_out.size());
+  return out;
+}
+
+}  // namespace kvgrind::replay

@@ -1,0 +1,43 @@
+// What all fits read of a recording.
+#pragma once
+#include <Eigen/Core>
+#include <memory>
+#include <vector>
+
+#include "replay/fit/fit.h"
+#include "replay/open_loop/open_source.h"
+
+namespace kvgrind::replay {
+
+using Rows = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+
+struct FitSequence {
+  std::shared_ptr<const RecordedRun> run;
+  std::shared_ptr<const OpenSource> source;
+  std::int64_t id = 0, tokens = 0, moment = 0;  // the context ends at `moment`
+
+  Rows keys(std::int64_t layer, std::int64_t kv_head) const;                                      // [T, D] post-RoPE
+  Rows values(std::int64_t layer, std::int64_t kv_head) const;                                    // [T, D]
+  Rows queries(std::int64_t layer, std::int64_t head, std::int64_t first, std::int64_t n) const;  // post-RoPE
+  Rows unrotated(std::int64_t layer, std::int64_t first, Rows x) const;  // rows at positions first, first + 1, …
+  // Pre-RoPE queries and keys and the values of tokens [0, moment), as learned heads read them: [moment, features].
+  Rows features(std::int64_t layer) const;
+  std::pair<std::int64_t, std::int64_t> future() const { return source->future(moment); }
+};
+
+struct FitSplit {
+  const FitRequest& request;
+  const ModelCard& card;
+  std::vector<FitSequence> fitted, held_out;
+};
+
+// Attention of post-RoPE queries at positions [first, first + q.rows()) over keys [0, T), causal: [rows, T].
+Rows causal_attention(const ModelCard& card, std::int64_t layer, const Rows& q, std::int64_t first, const Rows& k);
+
+// One function a method: fills tensors, fitted_error, held_out_error.
+void fit_query_directions(const FitSplit& split, Calibration& out);
+void fit_query_centres(const FitSplit& split, Calibration& out);
+void fit_streaming_error(const FitSplit& split, Calibration& out);
+void fit_learned_head(const FitSplit& split, bool logistic, Calibration& out);
+
+}  // namespace kvgrind::replay
