@@ -230,9 +230,10 @@ AttentionRow Session::attention_row(std::int64_t sequence, std::int64_t layer, s
   return replay::attention_row(state_->run->card(), *head, layer, query);
 }
 
-HeadFacts Session::head_facts(std::int64_t sequence, std::int64_t layer, std::int64_t query_head) const {
+HeadFacts Session::head_facts(std::int64_t sequence, std::int64_t layer, std::int64_t query_head,
+                              const CancelToken& cancel) const {
   const auto head = state_->heads.get(*state_->run, sequence, layer, query_head);
-  return replay::head_facts(state_->run->card(), *head, layer, query_head);
+  return replay::head_facts(state_->run->card(), *head, layer, query_head, cancel);
 }
 
 SpanMass Session::span_mass(std::int64_t sequence, std::int64_t begin, std::int64_t end, std::int64_t most,
@@ -288,7 +289,15 @@ ChannelFacts Session::channels(std::int64_t sequence, std::int64_t layer, bool v
 
 bool Session::indexed() const { return state_->index != nullptr; }
 
-std::vector<float> Session::received_mass(std::int64_t sequence, std::int64_t layer, std::int64_t query_head) const {
+bool Session::received_mass_is_sampled(std::int64_t sequence, std::int64_t layer) const {
+  const ModelCard& card = state_->run->card();
+  const double tokens = static_cast<double>(find_sequence(*state_->run, sequence).tokens);
+  const double cost = 0.5 * tokens * tokens * static_cast<double>(card.head_dim * card.query_heads);
+  return cost > 10 * slow_tile && !state_->run->column_sums(sequence, layer, -1);
+}
+
+std::vector<float> Session::received_mass(std::int64_t sequence, std::int64_t layer, std::int64_t query_head,
+                                          const CancelToken& cancel) const {
   const ModelCard& card = state_->run->card();
   const traces::SequenceInfo& info = find_sequence(*state_->run, sequence);
   if (layer < 0 || layer >= card.layers || query_head >= card.query_heads)
@@ -299,7 +308,24 @@ std::vector<float> Session::received_mass(std::int64_t sequence, std::int64_t la
   const std::int64_t first = std::max<std::int64_t>(0, query_head),
                      end = query_head < 0 ? card.query_heads : query_head + 1;
   std::vector<float> out(static_cast<std::size_t>(info.tokens), 0.0f);
+  if (received_mass_is_sampled(sequence, layer)) {
+    const std::int64_t rows = std::max<std::int64_t>(8, 256 / (end - first));
+    for (std::int64_t h = first; h < end; ++h) {
+      const auto head = state_->heads.get(*state_->run, sequence, layer, h);
+      const auto n = static_cast<std::int64_t>(head->position.size());
+      const std::int64_t take = std::min(n, rows);
+      for (std::int64_t i = 0; i < take; ++i) {
+        cancel.throw_if_cancelled();
+        const AttentionRow row = replay::attention_row(
+            card, *head, layer, head->position[static_cast<std::size_t>((2 * i + 1) * n / (2 * take))]);
+        const float scale = static_cast<float>(n) / static_cast<float>(take * (end - first));
+        for (std::size_t j = 0; j < out.size(); ++j) out[j] += row.weight[j] * scale;
+      }
+    }
+    return out;
+  }
   for (std::int64_t h = first; h < end; ++h) {
+    cancel.throw_if_cancelled();
     const std::vector<float> sums = source.column_sums(layer, h, info.tokens);
     for (std::size_t j = 0; j < out.size(); ++j) out[j] += sums[j] / static_cast<float>(end - first);
   }

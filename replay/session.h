@@ -60,7 +60,8 @@ class Session {
   Tile attention_tile(const TileRequest& request, const CancelToken& cancel = {}) const;
   AttentionRow attention_row(std::int64_t sequence, std::int64_t layer, std::int64_t query_head,
                              std::int64_t query) const;
-  HeadFacts head_facts(std::int64_t sequence, std::int64_t layer, std::int64_t query_head) const;
+  HeadFacts head_facts(std::int64_t sequence, std::int64_t layer, std::int64_t query_head,
+                       const CancelToken& cancel = {}) const;
   // A max-pooled map of at most side × side cells.
   Tile thumbnail(std::int64_t sequence, std::int64_t layer, std::int64_t query_head, std::int64_t side,
                  const CancelToken& cancel = {}) const;
@@ -70,7 +71,10 @@ class Session {
   ChannelFacts channels(std::int64_t sequence, std::int64_t layer, bool values, const CancelToken& cancel = {}) const;
 
   // Attention each key received from all recorded queries, mean over the query heads of a layer (or one head ≥ 0). [T]
-  std::vector<float> received_mass(std::int64_t sequence, std::int64_t layer, std::int64_t query_head = -1) const;
+  // Where the sums were not recorded and computing them would take long: from some queries, scaled up (see below).
+  std::vector<float> received_mass(std::int64_t sequence, std::int64_t layer, std::int64_t query_head = -1,
+                                   const CancelToken& cancel = {}) const;
+  bool received_mass_is_sampled(std::int64_t sequence, std::int64_t layer) const;
   std::vector<std::string> text(std::int64_t sequence) const;  // bytes of each token
   bool indexed() const;
 

@@ -57,7 +57,7 @@ PolicyDiff policy_diff(const ViewInput& input, std::size_t most, const CancelTok
       const std::int64_t group = l * heads + h;
       std::vector<double> mass(static_cast<std::size_t>(tokens));
       for (std::int64_t q = h * per; q < (h + 1) * per; ++q) {
-        const std::vector<float> received = input.session->received_mass(input.at.sequence, l, q);
+        const std::vector<float> received = input.session->received_mass(input.at.sequence, l, q, cancel);
         for (std::size_t t = 0; t < mass.size(); ++t)
           mass[t] += static_cast<double>(received[t]) / static_cast<double>(per * tokens);
       }

@@ -46,7 +46,8 @@ AttentionRow attention_row(const ModelCard& card, const HeadData& head, std::int
   return out;
 }
 
-HeadFacts head_facts(const ModelCard& card, const HeadData& head, std::int64_t layer, std::int64_t query_head) {
+HeadFacts head_facts(const ModelCard& card, const HeadData& head, std::int64_t layer, std::int64_t query_head,
+                     const CancelToken& cancel) {
   HeadFacts out{.layer = layer, .query_head = query_head, .kind = "not recorded"};
   const auto half =
       std::lower_bound(head.position.begin(), head.position.end(), static_cast<std::int64_t>(head.lse.size()) / 2);
@@ -54,6 +55,7 @@ HeadFacts head_facts(const ModelCard& card, const HeadData& head, std::int64_t l
   if (n == 0) return out;
   const std::int64_t take = std::min(n, sampled_queries);
   for (std::int64_t s = 0; s < take; ++s) {
+    cancel.throw_if_cancelled();
     const std::int64_t query = *(half + s * n / take);
     const AttentionRow row = attention_row(card, head, layer, query);
     for (std::int64_t j = 0; j <= query; ++j) {

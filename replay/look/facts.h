@@ -30,7 +30,8 @@ struct HeadFacts {
   std::int64_t queries = 0;
   std::string kind;  // sink | local | look-up | mixed | not recorded
 };
-HeadFacts head_facts(const ModelCard& card, const HeadData& head, std::int64_t layer, std::int64_t query_head);
+HeadFacts head_facts(const ModelCard& card, const HeadData& head, std::int64_t layer, std::int64_t query_head,
+                     const CancelToken& cancel = {});
 
 // Attention that each query gives to positions [begin, end), largest over the query heads of a layer. [L][queries]
 struct SpanMass {

@@ -48,7 +48,7 @@ class Heads final : public Scene {
       cancel.throw_if_cancelled();
       const std::int64_t layer = i / card.query_heads, head = i % card.query_heads;
       Head& out = heads_[std::size_t(i)];
-      out.facts = input.session->head_facts(input.at.sequence, layer, head);
+      out.facts = input.session->head_facts(input.at.sequence, layer, head, cancel);
       out.image =
           image_of(input.session->thumbnail(input.at.sequence, layer, head, thumbnail_side, cancel), input.map.colours);
     });

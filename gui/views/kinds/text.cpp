@@ -13,12 +13,15 @@ namespace {
 
 class Text final : public Scene {
  public:
-  explicit Text(const ViewInput& input) : input_(input) {
+  Text(const ViewInput& input, const CancelToken& cancel) : input_(input) {
     const traces::SequenceInfo& info = *sequence_of(input);
     spans_ = info.spans;
     for (const ShownJob& job : input.jobs)
       if (job.view) bands_.push_back(kept_band(job, input.at.step, info.tokens));
-    if (bands_.empty() && info.tokens > 0) mass_ = input.session->received_mass(input.at.sequence, input.at.layer);
+    if (bands_.empty() && info.tokens > 0) {
+      sampled_ = input.session->received_mass_is_sampled(input.at.sequence, input.at.layer);
+      mass_ = input.session->received_mass(input.at.sequence, input.at.layer, -1, cancel);
+    }
     if (!mass_.empty()) {
       std::vector<float> sorted = mass_;
       const auto place = sorted.begin() + std::ptrdiff_t(double(sorted.size() - 1) * 0.98);
@@ -29,7 +32,9 @@ class Text final : public Scene {
   QString title() const override { return "Tokens"; }
   QString subtitle() const override {
     const QString shaded = bands_.empty()
-                               ? QString("shaded by the attention each token received in layer %1").arg(input_.at.layer)
+                               ? QString("shaded by the attention each token received in layer %1%2")
+                                     .arg(input_.at.layer)
+                                     .arg(sampled_ ? ", estimated from some queries" : "")
                                : QString("shaded by the share of layers, heads and policies that keep a token (%1 %2)")
                                      .arg(bands_.size())
                                      .arg(bands_.size() == 1 ? "policy" : "policies");
@@ -47,6 +52,7 @@ class Text final : public Scene {
   std::vector<KeptBand> bands_;
   std::vector<float> mass_;
   float high_ = 1;
+  bool sampled_ = false;
   mutable std::mutex mutex_;
   mutable std::map<std::int64_t, std::shared_ptr<const TextLines>> lines_;
 };
@@ -136,7 +142,7 @@ void Text::paint(Canvas& c, const QRectF& area, const ViewState& state) const {
   c.shown = QRectF(0, double(top), 1, double(shown));
 }
 
-ScenePtr load(const ViewInput& input, const CancelToken&) { return std::make_shared<Text>(input); }
+ScenePtr load(const ViewInput& input, const CancelToken& cancel) { return std::make_shared<Text>(input, cancel); }
 
 }  // namespace
 
