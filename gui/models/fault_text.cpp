@@ -21,8 +21,10 @@ FaultText fault_text(const Error& error) {
   const Fault& f = error.fault();
   FaultText out;
   out.headline = sentence(f.on.empty() ? f.doing + " failed" : f.doing + " " + f.on + " failed");
-  std::string why = f.found.empty() ? std::string(category_name(error.category())) : "found " + f.found;
-  if (!f.expected.empty()) why += ", expected " + f.expected;
+  // A caret below a policy line needs its own lines: the details have it.
+  std::string why =
+      f.found.empty() ? std::string(category_name(error.category())) : "found " + f.found.substr(0, f.found.find('\n'));
+  if (!f.expected.empty()) why += ", expected " + f.expected.substr(0, f.expected.find('\n'));
   out.parts = {{"Why", sentence(why)},
                {"Still usable", sentence(f.usable.empty() ? "everything else that is open" : f.usable)},
                {"Next", sentence(f.next.empty() ? "open another file, or copy the details for a report" : f.next)}};

@@ -86,7 +86,8 @@ void draw_pareto(Canvas& c, const QRectF& area, const ParetoData& data, bool ful
   for (const double tick : {0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0})
     ticks->addTick(tick, QString::fromStdString(percent(tick)));
   plot->xAxis->setTicker(ticks);
-  plot->xAxis->setRange(low_x / 1.12, std::max(high_x, low_x * 1.5) * 1.12);
+  const double wide = high_x < 1.3 * low_x ? 2.2 : 1.12;
+  plot->xAxis->setRange(low_x / wide, high_x * wide);
   const double span = std::max(1e-9, high_y - low_y);
   plot->yAxis->setRange(low_y - 0.04 * span, high_y + 0.06 * span);
 

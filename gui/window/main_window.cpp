@@ -348,6 +348,9 @@ void MainWindow::set_layout(const QString& name) {
                                 : QStringList{"Navigator", "Policies", "Inspector", "Token text", "Timeline", "Log"};
   for (auto& [title, dock] : docks_) dock->setVisible(shown.contains(title));
   docks_["Timeline"]->raise();
+  resizeDocks({docks_["Policies"], docks_["Inspector"]}, {260, 380}, Qt::Horizontal);
+  resizeDocks({docks_["Timeline"]}, {70}, Qt::Vertical);
+  resizeDocks({docks_["Navigator"], docks_["Policies"]}, {170, 420}, Qt::Vertical);
 }
 
 void MainWindow::set_theme(const QString& name) {

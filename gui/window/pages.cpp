@@ -47,7 +47,8 @@ StartPage::StartPage(QWidget* parent) : QWidget(parent), recent_(new QListWidget
   open->setObjectName("open");
   column->addWidget(example);
   column->addWidget(open);
-  column->addWidget(new QLabel("Recent files", this));
+  recent_title_ = new QLabel("Recent files", this);
+  column->addWidget(recent_title_);
   recent_->setAccessibleName("Recent files");
   recent_->setMaximumHeight(8 * fontMetrics().lineSpacing());
   column->addWidget(recent_);
@@ -66,6 +67,7 @@ StartPage::StartPage(QWidget* parent) : QWidget(parent), recent_(new QListWidget
   help->setWordWrap(true);
   column->addWidget(help);
   column->addStretch(2);
+  set_recent({});
   connect(example, &QPushButton::clicked, this, &StartPage::example_asked);
   connect(open, &QPushButton::clicked, this, &StartPage::open_asked);
   connect(recent_, &QListWidget::itemActivated, this,
@@ -75,6 +77,8 @@ StartPage::StartPage(QWidget* parent) : QWidget(parent), recent_(new QListWidget
 void StartPage::set_recent(const QStringList& files) {
   recent_->clear();
   recent_->addItems(files);
+  recent_->setVisible(!files.isEmpty());
+  recent_title_->setVisible(!files.isEmpty());
 }
 
 LoadingPage::LoadingPage(QWidget* parent) : QWidget(parent), words_(new QLabel(this)), bar_(new QProgressBar(this)) {

@@ -25,6 +25,7 @@ class StartPage final : public QWidget {
 
  private:
   QListWidget* recent_;
+  QLabel* recent_title_ = nullptr;
 };
 
 class LoadingPage final : public QWidget {

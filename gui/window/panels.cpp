@@ -90,6 +90,7 @@ StepBar::StepBar(Desk& desk, QWidget* parent)
   row->addWidget(play_);
   row->addWidget(slider_, 1);
   row->addWidget(words_);
+  setMaximumHeight(3 * fontMetrics().height() + 12);
   timer_.setInterval(150);
   connect(&timer_, &QTimer::timeout, this, [this] {
     if (desk_.at().step < 0 || desk_.at().step >= range().second)
@@ -160,6 +161,7 @@ Inspector::Inspector(Desk& desk, JobRunner& runner, QWidget* parent)
   table_->setAccessibleName("Keys of the query");
   table_->setSelectionBehavior(QAbstractItemView::SelectRows);
   table_->verticalHeader()->hide();
+  table_->verticalHeader()->setDefaultSectionSize(fontMetrics().height() + 6);
   table_->setTabKeyNavigation(false);
   words_->setWordWrap(true);
   words_->setAccessibleName("The query looked at");

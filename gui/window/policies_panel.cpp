@@ -52,6 +52,7 @@ PoliciesPanel::PoliciesPanel(Desk& desk, QWidget* parent)
   table_->setSelectionBehavior(QAbstractItemView::SelectRows);
   table_->setSelectionMode(QAbstractItemView::SingleSelection);
   table_->verticalHeader()->hide();
+  table_->verticalHeader()->setDefaultSectionSize(fontMetrics().height() + 8);
   table_->horizontalHeader()->setSectionResizeMode(PolicyListModel::policy, QHeaderView::Stretch);
   table_->horizontalHeader()->setSectionResizeMode(PolicyListModel::budget, QHeaderView::ResizeToContents);
   table_->horizontalHeader()->setSectionResizeMode(PolicyListModel::state, QHeaderView::ResizeToContents);

@@ -30,11 +30,15 @@ bool wait_for(F&& done) {
   return QTest::qWaitFor(std::forward<F>(done), patience_ms);
 }
 
+// Loaded, painted, and with every tile that the picture wanted.
 bool settled(MainWindow& window) {
-  return wait_for([&] {
+  const auto quiet = [&] {
     const SceneWidget* view = window.current();
     return view && view->scene() && !view->busy() && window.runner().idle();
-  });
+  };
+  if (!wait_for(quiet)) return false;
+  window.current()->repaint();
+  return wait_for(quiet);
 }
 
 class Window : public testing::Test {

@@ -102,7 +102,7 @@ double Dashboard::paint_card(Canvas& c, const QRectF& area, const Card& card) co
   const QRectF inside = box.adjusted(12, 8, -12, -8);
   draw_text(c, QRectF(inside.left(), inside.top(), inside.width(), height), card.title, c.look.bold(), c.look.ink);
   double y = inside.top() + height + 2;
-  const double key_width = std::min(inside.width() * 0.42, 150.0);
+  const double key_width = std::min(inside.width() * 0.55, text_width(c.look.font, "cache of a token") + 14);
   for (const auto& [key, value] : card.lines) {
     draw_text(c, QRectF(inside.left(), y, key_width, height), key, c.look.font, c.look.faint);
     draw_text(c, QRectF(inside.left() + key_width, y, inside.width() - key_width, height), value, c.look.font,
