@@ -15,8 +15,8 @@ Error fault(const std::string& place, std::string found, std::string expected) {
       {.doing = "reading a recording plan", .on = place, .found = std::move(found), .expected = std::move(expected)});
 }
 
-const json::object& object_at(const json::value& value, const std::string& place) {
-  if (!value.is_object()) throw fault(place, "no object", "an object");
+const json::object& object_at(const json::value& value, std::string_view place) {
+  if (!value.is_object()) throw fault(std::string(place), "no object", "an object");
   return value.get_object();
 }
 
