@@ -7,6 +7,15 @@
 #include "gui/render/render_command.h"
 #include "gui/window/gui_command.h"
 
+namespace {
+
+// Qt speaks of the session and the platform; a picture needs neither.
+void only_faults(QtMsgType type, const QMessageLogContext&, const QString& text) {
+  if (type == QtCriticalMsg || type == QtFatalMsg) std::fprintf(stderr, "kvgrind: %s\n", text.toUtf8().constData());
+}
+
+}  // namespace
+
 int main(int argc, char** argv) {
   const bool render = argc > 1 && std::strcmp(argv[1], "render") == 0;
   const bool gui = argc > 1 && std::strcmp(argv[1], "gui") == 0;
@@ -23,6 +32,7 @@ int main(int argc, char** argv) {
         stderr);
     return kvgrind::exit_code(kvgrind::Category::unavailable);
   }
+  if (render) qInstallMessageHandler(only_faults);
   if (render) qputenv("QT_QPA_PLATFORM", "offscreen");
   // One scale for equal pictures everywhere; a window follows its screen.
   if (render) qputenv("QT_SCALE_FACTOR", "1");

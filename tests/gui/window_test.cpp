@@ -46,6 +46,8 @@ class Window : public testing::Test {
   Window() : window(true) {
     window.show();
     (void)QTest::qWaitForWindowExposed(&window);
+    window.activateWindow();  // no window manager does it for us
+    (void)QTest::qWaitForWindowActive(&window);
   }
   void open_example() {
     auto* button = window.findChild<QPushButton*>("example");
