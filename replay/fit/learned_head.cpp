@@ -94,12 +94,13 @@ Head logistic(const Eigen::MatrixXd& x, const Eigen::MatrixXd& y, double ridge) 
   one << x, Eigen::VectorXd::Ones(x.rows());
   for (Eigen::Index g = 0; g < y.cols(); ++g) {
     Eigen::VectorXd w = Eigen::VectorXd::Zero(one.cols());
-    for (int step = 0; step < 12; ++step) {
+    for (int step = 0; step < 8; ++step) {
       const Eigen::VectorXd p = (1 + (-(one * w).array()).exp()).inverse();
       const Eigen::VectorXd weight = (p.array() * (1 - p.array())).max(1e-6);
       const Eigen::VectorXd slope = one.transpose() * (y.col(g) - p) - ridge * w;
-      const Eigen::MatrixXd curve =
-          one.transpose() * weight.asDiagonal() * one + ridge * Eigen::MatrixXd::Identity(one.cols(), one.cols());
+      const Eigen::MatrixXd scaled = (one.array().colwise() * weight.array().sqrt()).matrix();
+      Eigen::MatrixXd curve = ridge * Eigen::MatrixXd::Identity(one.cols(), one.cols());
+      curve.noalias() += scaled.transpose() * scaled;
       w += Eigen::LLT<Eigen::MatrixXd>(curve).solve(slope);
     }
     out.w2.col(g) = w.head(x.cols());

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 
 #include "core/error.h"
@@ -52,13 +53,21 @@ void add_grid_flags(Options& options, GridFlags& flags) {
 }
 
 replay::Grid grid_of(const GridFlags& flags, replay::Grid base) {
+  for (const std::string& path : flags.calibrations) base.calibrations.push_back(traces::read_calibration(path));
+  const auto given = [&](const std::string& method) {
+    return std::any_of(base.calibrations.begin(), base.calibrations.end(),
+                       [&](const auto& calibration) { return calibration->method == method; });
+  };
   if (!flags.policies.empty()) base.policies.clear();
   for (const std::string& policy : flags.policies) {
     if (policy != "all") {
       base.policies.push_back(policy);
       continue;
     }
-    for (const std::string& name : sim::preset_names()) base.policies.push_back(name);
+    for (const std::string& name : sim::preset_names()) {  // those that need something fitted only with it
+      const std::vector<std::string> needed = sim::needed_calibrations(*sim::bind_policy(name));
+      if (needed.empty() || std::any_of(needed.begin(), needed.end(), given)) base.policies.push_back(name);
+    }
   }
   if (!flags.budgets.empty() || !flags.removed.empty()) base.amounts.clear();
   for (const std::string& list : flags.budgets)
@@ -78,7 +87,6 @@ replay::Grid grid_of(const GridFlags& flags, replay::Grid base) {
   if (!flags.sequences.empty()) base.sequences.clear();
   for (const std::string& list : flags.sequences)
     for (const std::int64_t sequence : number_list(list, "--seq")) base.sequences.push_back(sequence);
-  for (const std::string& path : flags.calibrations) base.calibrations.push_back(traces::read_calibration(path));
   if (!flags.seeds.empty()) base.seeds.clear();
   for (const std::string& list : flags.seeds)
     for (const std::int64_t seed : number_list(list, "--seed")) base.seeds.push_back(static_cast<std::uint64_t>(seed));

@@ -86,7 +86,7 @@ TEST(LearnedScore, LinearByHand) {
               Pointwise(FloatNear(1e-5f), {-2.5f, -4.0f, -3.5f, -2.0f, -5.0f, -3.5f, -1.5f, -5.5f}));
   fitted.method = "attention_gate";
   fitted.numbers["logistic"] = 1;
-  EXPECT_NEAR(scores(geometry(), "learned_score", fitted)[3], 1 / (1 + std::exp(2.0)), 1e-6);
+  EXPECT_NEAR(scores(geometry(), "gate_score", fitted)[3], 1 / (1 + std::exp(2.0)), 1e-6);
 }
 
 TEST(Duo, ClassesOfHeads) {

@@ -1,0 +1,221 @@
+// kvgrind fit: planted relations are found again, on prompts that were held out too; what was fitted on one set of
+// prompts is applied to another.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <random>
+
+#include "core/error.h"
+#include "replay/fit/fit_data.h"
+#include "replay/open_loop/open_loop.h"
+#include "replay/sweep/grid.h"
+#include "tests/replay/synthetic_run.h"
+#include "traces/calibration/calibration_file.h"
+
+namespace kvgrind::tests {
+namespace {
+
+using namespace kvgrind::replay;
+using testing::HasSubstr;
+
+// Queries of the tail all point along one direction for each head, and keys hold a planted amount of it: what the
+// future attends to is a function of the key.
+class PlantedRun final : public RecordedRun {
+ public:
+  explicit PlantedRun(std::uint64_t seed, std::int64_t prompts = 8) {
+    card_.family = "synthetic";
+    card_.layers = 1;
+    card_.query_heads = 4;
+    card_.kv_heads = 2;
+    card_.head_dim = 8;
+    card_.scale = 1.0f;
+    card_.layer = {{0, 0}};
+    card_.rope.resize(1);  // no rotation
+    for (std::int64_t p = 0; p < prompts; ++p) {
+      traces::SequenceInfo info;
+      info.id = p;
+      info.tokens = info.own_rows = length;
+      info.segments = {{Role::context, 0, moment}, {Role::question, moment, length}};
+      infos_.push_back(info);
+      std::mt19937_64 rng(seed * 100 + static_cast<std::uint64_t>(p));
+      std::normal_distribution<float> normal;
+      const auto fill = [&](std::int64_t heads) {
+        std::vector<Array<float, 2>> out;
+        for (std::int64_t h = 0; h < heads; ++h) {
+          Array<float, 2>& x = out.emplace_back(Array<float, 2>::Extents{length, 8});
+          for (std::int64_t i = 0; i < x.size(); ++i) x.data()[i] = 0.5f * normal(rng);
+        }
+        return out;
+      };
+      k_.push_back(fill(2));
+      v_.push_back(fill(2));
+      q_.push_back(fill(4));
+      for (std::int64_t h = 0; h < 4; ++h)
+        for (std::int64_t t = 0; t < length; ++t)
+          for (std::int64_t d = 0; d < 8; ++d)
+            q_.back()[static_cast<std::size_t>(h)](t, d) = direction(h / 2, d) * 1.5f;
+    }
+  }
+  static constexpr std::int64_t length = 70, moment = 60;
+  static float direction(std::int64_t group, std::int64_t d) {
+    return d == group ? 0.8f : d == group + 2 ? -0.6f : 0.0f;
+  }
+
+  const ModelCard& card() const override { return card_; }
+  std::string hash() const override { return "00000000planted0"; }
+  const std::vector<traces::SequenceInfo>& sequences() const override { return infos_; }
+  Array<float, 2> keys(std::int64_t s, std::int64_t, std::int64_t h) const override {
+    return k_[static_cast<std::size_t>(s)][static_cast<std::size_t>(h)];
+  }
+  Array<float, 2> values(std::int64_t s, std::int64_t, std::int64_t h) const override {
+    return v_[static_cast<std::size_t>(s)][static_cast<std::size_t>(h)];
+  }
+  traces::RecordedQueries queries(std::int64_t s, std::int64_t, std::int64_t h) const override {
+    traces::RecordedQueries out;
+    for (std::int64_t t = 0; t < length; ++t) out.position.push_back(t);
+    out.q = q_[static_cast<std::size_t>(s)][static_cast<std::size_t>(h)];
+    return out;
+  }
+  std::vector<std::int32_t> tokens(std::int64_t) const override { return std::vector<std::int32_t>(length); }
+  Array<float, 2> lse(std::int64_t, std::int64_t) const override { return Array<float, 2>({0, 4}); }
+  std::optional<Array<float, 2>> column_sums(std::int64_t, std::int64_t, std::int64_t) const override { return {}; }
+  std::vector<traces::QueryStatisticsRow> query_statistics(std::int64_t, std::int64_t, std::int64_t) const override {
+    return {};
+  }
+  std::vector<float> hidden_norm(std::int64_t, std::int64_t) const override { return {}; }
+  std::vector<float> attention_input_norm(std::int64_t, std::int64_t) const override { return {}; }
+
+ protected:
+  std::optional<Array<float, 2>> read_output_projection(std::int64_t) const override { return {}; }
+
+ private:
+  ModelCard card_;
+  std::vector<traces::SequenceInfo> infos_;
+  std::vector<std::vector<Array<float, 2>>> k_, v_, q_;
+};
+
+FitRequest request(const std::string& method, std::uint64_t seed = 1, std::int64_t prompts = 8) {
+  FitRequest out;
+  out.method = method;
+  out.runs = {std::make_shared<const PlantedRun>(seed, prompts)};
+  return out;
+}
+
+TEST(Fit, APlantedDirectionIsFound) {
+  const Calibration fitted = fit(request("qfilters"));
+  const auto& direction = fitted.tensor("direction", {1, 2, 8});
+  for (std::int64_t g = 0; g < 2; ++g)
+    for (std::int64_t d = 0; d < 8; ++d)
+      EXPECT_NEAR(direction.values[static_cast<std::size_t>(g * 8 + d)], PlantedRun::direction(g, d), 1e-4);
+  EXPECT_NEAR(fitted.number("held_out_error", 1), 0, 1e-5);
+  EXPECT_EQ(fitted.number("sequences_held_out", 0), 2);
+  EXPECT_EQ(fitted.number("sequences_fitted", 0), 6);
+}
+
+TEST(Fit, PlantedCentresAreFound) {
+  const Calibration fitted = fit(request("triattention"));
+  const auto& mean = fitted.tensor("mean", {1, 4, 8});
+  for (std::int64_t d = 0; d < 8; ++d)
+    EXPECT_NEAR(mean.values[static_cast<std::size_t>(3 * 8 + d)], 1.5f * PlantedRun::direction(1, d), 1e-4);
+  EXPECT_NEAR(fitted.number("held_out_error", 1), 0, 1e-5);
+}
+
+TEST(Fit, WhatTheFutureAttendsToIsLearnedFromTheKey) {
+  // Attention is exp of a linear function of the key over a nearly constant sum: a line gets most of it, a small
+  // network more, a gate the side of the median.
+  const Calibration linear = fit(request("locret"));
+  EXPECT_LT(linear.number("held_out_error", 1), 0.4);
+  FitRequest wide = request("locret", 1, 24);
+  wide.hidden = 16;
+  wide.epochs = 150;
+  const Calibration network = fit(wide);
+  EXPECT_LT(network.number("held_out_error", 1), 0.9 * fit(request("locret", 1, 24)).number("held_out_error", 1));
+  EXPECT_TRUE(network.tensors.contains("w1 0"));
+  const Calibration gate = fit(request("attention_gate"));
+  EXPECT_LT(gate.number("held_out_error", 1), 0.12);
+}
+
+TEST(Fit, NoiseIsNotLearned) {
+  // Least squares on labels that a token's own features do not explain: the held-out error says so.
+  SyntheticOptions options;
+  options.contexts = 4;
+  options.context = 60;
+  FitRequest noise;
+  noise.method = "locret";
+  noise.runs = {std::make_shared<const SyntheticRun>(options)};
+  EXPECT_GT(fit(noise).number("held_out_error", 0), 0.5);
+}
+
+TEST(Fit, AppliedToOtherPromptsItBeatsChance) {
+  // Fitted on one recording, replayed on another of the same model.
+  const auto fitted = std::make_shared<const Calibration>(fit(request("locret", 1)));
+  const auto gate = std::make_shared<const Calibration>(fit(request("attention_gate", 1)));
+  const auto filters = std::make_shared<const Calibration>(fit(request("qfilters", 1)));
+  const auto other = std::make_shared<const PlantedRun>(9);
+  const SequenceData data(other, 0);
+  const auto recall = [&](const sim::PolicyPtr& policy) {
+    return run_open(data, {.policy = policy, .amount = sim::parse_amount("0.2")}).metrics.at("recall.all").value;
+  };
+  const double chance = recall(sim::bind_policy("random")), best = recall(sim::bind_policy("oracle"));
+  EXPECT_GT(recall(calibrated_policy("locret", {fitted, gate, filters})), 0.98 * best);
+  EXPECT_GT(recall(calibrated_policy("qfilters", {fitted, gate, filters})), 0.98 * best);
+  EXPECT_GT(recall(calibrated_policy("attention_gate-m", {fitted, gate, filters})), 0.95 * best);
+  EXPECT_LT(chance, 0.8 * best);
+  EXPECT_THROW((void)recall(calibrated_policy("locret", {gate})), Error);
+}
+
+TEST(Fit, StreamingErrorTellsHeadsApart) {
+  FitRequest streaming = request("duo");
+  streaming.sinks = 2;
+  streaming.recent = 8;
+  const Calibration fitted = fit(streaming);
+  for (const float error : fitted.tensor("head", {1, 2}).values) EXPECT_GT(error, 0.01f);
+  streaming.recent = 100;  // nothing would be dropped
+  EXPECT_THROW((void)fit(streaming), Error);
+}
+
+TEST(Fit, RefusesByName) {
+  const auto failure = [](const FitRequest& asked) {
+    try {
+      (void)fit(asked);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.category(), Category::usage);
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  EXPECT_THAT(failure(request("nothing")), HasSubstr("one of qfilters"));
+  EXPECT_THAT(failure(request("locret", 1, 1)), HasSubstr("at least two"));
+  FitRequest all = request("locret");
+  all.held_out = 0.9;
+  EXPECT_THAT(failure(all), HasSubstr("held-out share"));
+}
+
+TEST(CalibrationFile, ThereAndBack) {
+  const std::filesystem::path path =
+      std::filesystem::temp_directory_path() / ("kvgrind-fit-" + std::to_string(::getpid()) + ".h5");
+  std::filesystem::remove(path);
+  const Calibration fitted = fit(request("attention_gate"));
+  traces::write_calibration(path, fitted, false);
+  EXPECT_THROW(traces::write_calibration(path, fitted, false), Error);
+  const auto read = traces::read_calibration(path);
+  EXPECT_EQ(read->hash(), fitted.hash());
+  EXPECT_EQ(read->numbers, fitted.numbers);
+  EXPECT_EQ(read->texts, fitted.texts);
+  for (const auto& [name, tensor] : fitted.tensors) {
+    EXPECT_EQ(read->tensors.at(name).shape, tensor.shape);
+    EXPECT_EQ(read->tensors.at(name).values, tensor.values);
+  }
+  // Named in the line instead of beside it.
+  const auto policy = calibrated_policy("attention_gate-m(calib=\"" + path.string() + "\")", {});
+  EXPECT_THAT(sim::canonical_line(*policy), HasSubstr(fitted.hash()));
+  std::filesystem::resize_file(path, std::filesystem::file_size(path) / 2);
+  EXPECT_THROW((void)traces::read_calibration(path), Error);
+  std::filesystem::remove(path);
+  EXPECT_THROW((void)traces::read_calibration(path), Error);
+}
+
+}  // namespace
+}  // namespace kvgrind::tests
