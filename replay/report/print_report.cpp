@@ -70,6 +70,8 @@ std::string print_table(const Report& report) {
     if (!table.verdict.empty()) out += table.verdict + "\n";
     out += "\n";
   }
+  for (const std::string& line : report.trust) out += line + "\n";
+  if (!report.trust.empty()) out += "\n";
   for (const std::string& warning : report.warnings) out += "warning: " + warning + "\n";
   if (report.tables.empty()) return "no result rows\n";
   return out + footer(report) + "\n";
@@ -81,6 +83,8 @@ std::string print_markdown(const Report& report) {
     out += "### " + heading(table) + "\n\n" + markdown_table(cells(table)) + "\n";
     if (!table.verdict.empty()) out += table.verdict + "\n\n";
   }
+  for (const std::string& line : report.trust) out += line + "\n";
+  if (!report.trust.empty()) out += "\n";
   for (const std::string& warning : report.warnings) out += "- warning: " + warning + "\n";
   if (report.tables.empty()) return "no result rows\n";
   return out + (report.warnings.empty() ? "" : "\n") + footer(report) + "\n";
@@ -162,6 +166,8 @@ std::string print_json(const Report& report) {
                                 {"resamples", report.resamples},
                                 {"seed", report.seed},
                                 {"tables", std::move(tables)},
+                                {"trust", report.trust_block},
+                                {"trust_text", json::array(report.trust.begin(), report.trust.end())},
                                 {"warnings", std::move(warnings)}}) +
          "\n";
 }

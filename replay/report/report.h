@@ -57,6 +57,8 @@ struct Report {
   std::uint64_t seed = 1;
   std::int64_t resamples = 0;
   double confidence = 0.95;
+  std::vector<std::string> trust;  // what open-loop figures are worth on this model (replay/report/trust.h)
+  json::value trust_block;         // what `kvgrind validate` wrote; null = none
 };
 
 Report build_report(const std::vector<traces::ResultRow>& rows, const ReportOptions& options = {});

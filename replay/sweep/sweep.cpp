@@ -155,6 +155,7 @@ json::object run_row(const RecordedRun& run, const Grid& resolved, const SweepOp
                    {"git_hash", git_hash()},
                    {"provenance", provenance_id(run)},
                    {"trace", run.hash()},
+                   {"model_hash", run.card().model_hash},
                    {"grid", grid_to_json(resolved)},
                    {"shard", fmt::format("{}/{}", options.shard.index, options.shard.count)},
                    {"jobs", jobs},

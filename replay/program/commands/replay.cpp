@@ -8,6 +8,7 @@
 #include "replay/program/command.h"
 #include "replay/program/grid_options.h"
 #include "replay/program/open_run.h"
+#include "replay/program/trust_option.h"
 #include "replay/report/report.h"
 #include "replay/sweep/sweep.h"
 
@@ -15,7 +16,7 @@ namespace kvgrind::program {
 namespace {
 
 struct Asked {
-  std::string trace, model, out, plans;
+  std::string trace, model, out, plans, trust_file;
   GridFlags grid;
   bool force = false, trust = false, strict = false, anonymous = false;
 };
@@ -62,7 +63,9 @@ int run(const Asked& asked, Console& console) {
   for (const std::string& message : outcome.messages) console.warn(message);
 
   const std::vector<traces::ResultRow> rows = traces::read_results(options.out).rows;
-  const replay::Report report = replay::build_report(rows);
+  replay::Report report = replay::build_report(rows);
+  add_trust(report, asked.trust_file, {asked.out.empty() ? asked.trace : asked.out, asked.trace},
+            trace->card().model_hash);
   for (const std::string& warning : report.warnings) console.warn(warning);
   if (console.json()) {
     json::object body;
@@ -70,6 +73,7 @@ int run(const Asked& asked, Console& console) {
     for (const traces::ResultRow& row : rows) list.push_back(to_json(row));
     body["trace"] = trace->hash();
     body["results"] = std::move(list);
+    body["trust"] = report.trust_block;
     console.document("replay", std::move(body));
   } else {
     console.data(replay::print_report(report, replay::ReportFormat::table));
@@ -86,6 +90,7 @@ Action declare(Options& options) {
   add_grid_flags(options, asked->grid);
   options.text("-o,--out", asked->out, "write results.jsonl here");
   options.text("--plans", asked->plans, "write what became of every token (HDF5) here");
+  add_trust_flag(options, asked->trust_file);
   options.flag("--force", asked->force, "replace existing files");
   options.flag("--strict", asked->strict, "exit 6 when there is any warning, such as a budget that was not met");
   options.flag("--trust", asked->trust, "skip the first open in a child process");

@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "replay/program/command.h"
+#include "replay/program/trust_option.h"
 #include "replay/program/write_file.h"
 #include "traces/results/results_file.h"
 
@@ -13,7 +14,7 @@ namespace {
 
 struct Asked {
   std::vector<std::string> files, metrics, budgets;
-  std::string format = "table", headline, protocol, pareto, pareto_x = "stored_frac";
+  std::string format = "table", headline, protocol, pareto, pareto_x = "stored_frac", trust;
   std::int64_t resamples = 2000, seed = 1;
   bool force = false, strict = false;
 };
@@ -27,7 +28,8 @@ int run(const Asked& asked, Console& console) {
   options.protocol = asked.protocol;
   options.resamples = asked.resamples;
   options.seed = static_cast<std::uint64_t>(asked.seed);
-  const replay::Report report = replay::build_report(content.rows, options);
+  replay::Report report = replay::build_report(content.rows, options);
+  add_trust(report, asked.trust, {asked.files.begin(), asked.files.end()}, model_of(content));
   for (const std::string& warning : report.warnings) console.warn(warning);
   const std::string format = console.json() ? "json" : asked.format;
   console.data(replay::print_report(report, replay::report_format_from_name(format)));
@@ -48,6 +50,7 @@ Action declare(Options& options) {
   options.choice("--protocol", asked->protocol, {"", "blind", "aware"}, "only this protocol");
   options.text("--pareto", asked->pareto, "write loss against bytes as SVG here");
   options.choice("--pareto-x", asked->pareto_x, {"kept_frac", "stored_frac", "touched_frac"}, "what the figure's x is");
+  add_trust_flag(options, asked->trust);
   options.integer("--resamples", asked->resamples, "of the bootstrap over prompts", 1);
   options.integer("--seed", asked->seed, "of the bootstrap");
   options.flag("--force", asked->force, "replace an existing figure");

@@ -9,13 +9,14 @@
 #include "replay/program/command.h"
 #include "replay/program/grid_options.h"
 #include "replay/program/open_run.h"
+#include "replay/program/trust_option.h"
 #include "replay/record/prompts.h"
 
 namespace kvgrind::program {
 namespace {
 
 struct Asked {
-  std::string trace, model, out, grid, from, shard, plans;
+  std::string trace, model, out, grid, from, shard, plans, trust_file;
   GridFlags flags;
   bool force = false, resume = false, retry_errors = false, dry_run = false, list_jobs = false, trust = false;
   bool anonymous = false;
@@ -92,6 +93,7 @@ int run(const Asked& asked, Console& console) {
   options.plans = asked.plans;
   options.anonymous = asked.anonymous;
   options.provenance = command_provenance(asked.anonymous);
+  const TrustFound trust = trust_for(asked.trust_file, {asked.out, asked.trace}, trace->card().model_hash, "D.answer");
   const replay::SweepOutcome outcome = replay::run_sweep(recorded, grid, options, console.progress(), console.cancel());
   console.end_progress();
   for (const std::string& message : outcome.messages) console.warn(message);
@@ -102,10 +104,12 @@ int run(const Asked& asked, Console& console) {
     body["done"] = outcome.done;
     body["failed"] = outcome.failed;
     body["there_already"] = outcome.skipped;
+    body["trust"] = trust.block;
     console.document("sweep", std::move(body));
   } else {
     console.note(fmt::format("{} jobs: {} done, {} there already, {} failed; `kvgrind report {}` shows them",
                              outcome.jobs, outcome.done, outcome.skipped, outcome.failed, asked.out));
+    for (const std::string& line : trust.lines) console.note(line);
   }
   return outcome.failed > 0 ? exit_code(Category::jobs_failed) : 0;
 }
@@ -120,6 +124,7 @@ Action declare(Options& options) {
   options.text("-o,--out", asked->out, "results.jsonl to write");
   options.text("--plans", asked->plans, "write what became of every token (HDF5) here");
   options.text("--shard", asked->shard, "i/n: only the jobs with number mod n = i; a SLURM array sets it by itself");
+  add_trust_flag(options, asked->trust_file);
   options.flag("--resume", asked->resume, "keep the rows that are there, run the rest");
   options.flag("--retry-errors", asked->retry_errors, "with --resume: run failed jobs again");
   options.flag("--dry-run", asked->dry_run, "check everything, print jobs, bytes and a time estimate");

@@ -1,7 +1,10 @@
 // kvgrind validate: how well the open loop predicts the closed loop, on this model.
 #include "replay/validate/validate.h"
 
+#include <fmt/chrono.h>
 #include <fmt/format.h>
+
+#include <ctime>
 
 #include "core/error.h"
 #include "replay/program/command.h"
@@ -51,7 +54,8 @@ int run(const Asked& asked, Console& console) {
   write_file(folder / "agreement.csv", replay::validation_csv(outcome.validation), true);
   write_file(folder / "cells.csv", replay::validation_cells_csv(outcome.validation), true);
   write_file(folder / "scatter.svg", replay::validation_svg(outcome.validation), true);
-  const json::value block = replay::trust_block(outcome.validation);
+  json::value block = replay::trust_block(outcome.validation);
+  block.get_object()["measured"] = fmt::format("{:%Y-%m-%d}", fmt::gmtime(std::time(nullptr)));
   write_file(folder / "trust.json", json_text(block) + "\n", true);
   if (console.json())
     console.document("validate", block.get_object());
