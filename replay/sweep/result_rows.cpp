@@ -24,6 +24,7 @@ traces::ResultRow asked(const RecordedRun& run, const SweepJob& job) {
   row.protocol = protocol_name(job.protocol);
   row.seed = job.seed;
   row.more["provenance"] = provenance_id(run);
+  if (!sim::approximated(*job.policy).empty()) row.more["approximated"] = sim::approximated(*job.policy);
   return row;
 }
 

@@ -63,8 +63,9 @@ void allocate(const BudgetContext& context) {
     const double p = std::pow(std::max(entropy, 0.0), 1 / tau1) * std::pow(std::max(shift, 0.0), 1 / tau2);
     weight.push_back(std::isfinite(p) ? p : 0.0);
     low.push_back(0);
-    high.push_back(std::max<std::int64_t>(0, tokens - window));
-    cap = std::max(cap, high.back());
+    // What an earlier layer gave up does not come back: its part goes to the others.
+    high.push_back(std::max<std::int64_t>(0, std::min(tokens, context.groups[first[i]].visible) - window));
+    cap = std::max(cap, tokens - window);
     total += base - window;
     whole = whole && tokens <= base + (context.params.word("rounding") == "official" ? window : 0);
     small = small || base <= window;

@@ -36,6 +36,7 @@ class BoundPolicy {
   std::string typed, canonical;
   std::optional<Amount> amount;
   std::optional<CountClass> declared_count;  // of a preset's card
+  std::string approximated;                  // of a preset's card: what the open loop leaves out
 
   std::string print() const;  // the canonical line of the six calls
   const ScoreRow& score_row() const { return *std::get<const ScoreRow*>(score.row); }

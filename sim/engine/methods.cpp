@@ -97,6 +97,7 @@ Method read_method(const MethodCard& card) {
       std::find_if(known.begin(), known.end(), [&](CountClass c) { return count_class_name(c) == count; });
   if (found == known.end()) damaged(where, "count " + count, "exact, at_most, threshold or fixed");
   out.count = *found;
+  if (card.data.if_contains("open_loop")) out.open_loop = text_of(card.data, "open_loop", where);
   if (card.data.if_contains("identity")) out.identity = text_of(card.data, "identity", where);
   for (const char* key : {"help", "fidelity", "full"}) (void)text_of(card.data, key, where);
   (void)array_of(card.data, "deviations", where);

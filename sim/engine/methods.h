@@ -31,6 +31,7 @@ struct Method {
   std::vector<Variant> like;
   std::vector<Line> lines;
   CountClass count = CountClass::exact;
+  std::string open_loop;  // what the open loop approximates, of methods that need the closed one
   std::string identity;  // of a fixed count: parameters that turn the method off ("stride=1"), may be empty
 };
 

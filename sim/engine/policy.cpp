@@ -160,6 +160,7 @@ PolicyPtr bind_policy(std::string_view text, const std::vector<MethodCard>& own_
       BoundPolicy policy = bind_line(expand(method, call, text));
       policy.typed = std::string(text);
       policy.declared_count = method.count;
+      policy.approximated = method.open_loop;
       return std::make_shared<const BoundPolicy>(std::move(policy));
     }
   std::sort(names.begin(), names.end());
@@ -173,6 +174,8 @@ PolicyPtr bind_policy(std::string_view text) { return bind_policy(text, {}); }
 const std::string& canonical_line(const BoundPolicy& policy) { return policy.canonical; }
 std::string policy_hash(const BoundPolicy& policy) { return hex(hash_text(policy.canonical)); }
 const std::string& typed_text(const BoundPolicy& policy) { return policy.typed; }
+
+const std::string& approximated(const BoundPolicy& policy) { return policy.approximated; }
 
 CountClass count_class(const BoundPolicy& policy) {
   if (policy.declared_count) return *policy.declared_count;

@@ -60,6 +60,8 @@ const std::string& canonical_line(const BoundPolicy& policy);  // the identity; 
 std::string policy_hash(const BoundPolicy& policy);            // 16 hex digits of the canonical line
 const std::string& typed_text(const BoundPolicy& policy);      // as typed
 CountClass count_class(const BoundPolicy& policy);
+// Of a preset that needs the closed loop: what the open loop approximates. Empty otherwise.
+const std::string& approximated(const BoundPolicy& policy);
 std::vector<Signal> needed_signals(const BoundPolicy& policy);
 bool one_shot(const BoundPolicy& policy);                         // decides once, at the compression moment
 bool needs_steps(const BoundPolicy& policy);                      // must see every later token one at a time

@@ -27,7 +27,7 @@ void score(const ScoreContext& context, Columns& out) {
     std::vector<float> value(local.size()), pooled(local.size());
     for (std::size_t j = 0; j < local.size(); ++j)
       value[j] = static_cast<float>(std::max(global[h][j], last > 0 ? local[j] * all / last : 0.0));
-    kernels::pool_avg(value, context.params.integer("pool"), pooled);
+    if (!value.empty()) kernels::pool_avg(value, context.params.integer("pool"), pooled);
     global[h].assign(pooled.begin(), pooled.end());
   }
   out.s = reduce_heads(global, context.params.word("reduce"));

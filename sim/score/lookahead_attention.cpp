@@ -12,7 +12,7 @@ namespace {
 void score(const ScoreContext& context, Columns& out) {
   const auto [begin, end] = context.signals.future(context.moment.tokens);
   const std::int64_t n = std::min(context.params.integer("n"), end - begin);
-  if (n <= 0) return;
+  if (n <= 0 || out.s.empty()) return;
   std::vector<std::vector<double>> head;
   for (std::int64_t h = 0; h < context.query_heads(); ++h) {
     const std::vector<double> sum = context.attention_sum(context.first_query_head() + h, begin, n);

@@ -39,7 +39,7 @@ void score(const ScoreContext& context, Columns& out) {
       shift += variance;
       value[j] = static_cast<float>(mean + gamma * variance);
     }
-    kernels::pool_avg(value, context.params.integer("pool"), pooled);
+    if (past > 0) kernels::pool_avg(value, context.params.integer("pool"), pooled);
     head.emplace_back(pooled.begin(), pooled.end());
   }
   out.figures["entropy"] = entropy;

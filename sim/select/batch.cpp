@@ -14,8 +14,9 @@ Selection select(const SelectContext& context) {
   const Protection protection{.sink = context.params.integer("sink"), .recent = context.params.integer("recent")};
   std::int64_t count = context.budget;
   if (context.slots.size() > count)
-    count = std::max<std::int64_t>(1, static_cast<std::int64_t>(std::floor(
-                                          static_cast<double>(count) * (1 - context.params.number("share")) + 1e-9)));
+    count = std::min(count, std::max<std::int64_t>(
+                                1, static_cast<std::int64_t>(std::floor(
+                                       static_cast<double>(count) * (1 - context.params.number("share")) + 1e-9))));
   return take_first(priority_order(context.slots, context.columns.s, protection, context.nan_scores), count);
 }
 
