@@ -45,6 +45,11 @@ class Pages(ProgramTest):
                     self.run_line(line + SHORTER.get(line, ""))
         self.assertGreater(lines, 10)
 
+    def test_the_table_of_methods_is_what_the_program_prints(self):
+        page = (SOURCE / "replay" / "guide" / "extend.md").read_text()
+        committed = page.split("<!-- methods -->\n")[1].split("<!-- end of methods -->")[0]
+        self.assertEqual(committed, self.run_line("kvgrind policies --table").stdout)
+
     def test_links_of_the_pages_lead_somewhere(self):
         for page in [SOURCE / "README.md", *(SOURCE / "replay" / "guide").glob("*.md")]:
             for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):

@@ -77,19 +77,16 @@ Action declare(Options& options) {
 
 namespace rows {
 extern const Command fit;
-const Command fit{
-    .name = "fit",
-    .place = 36,
-    .summary = "learn from traces what a calibrated method needs",
-    .text =
-        "qfilters, triattention: moments of queries. duo: what heads lose by streaming. locret,\n"
-        "attention_gate: future attention from a token's own queries, keys and values.\n"
-        "Some prompts are held out; the error on them is printed and stored.",
-    .examples =
-        {"kvgrind record --model traces/examples/tiny-3m --texts traces/examples/prompts/needle.json -o fit.kvt",
-         "kvgrind fit locret fit.kvt -o locret.h5",
-         "kvgrind replay fit.kvt --policy locret --calib locret.h5 --budget 0.2 --seq 1"},
-    .declare = declare};
+const Command fit{.name = "fit",
+                  .place = 36,
+                  .summary = "learn from traces what a calibrated method needs",
+                  .text =
+                      "qfilters, triattention: moments of queries. duo: what heads lose by streaming. locret,\n"
+                      "attention_gate: future attention from a token's own queries, keys and values.\n"
+                      "Some prompts are held out; the error on them is printed and stored.",
+                  .examples = {"kvgrind fit qfilters run.kvt -o qfilters.h5", "kvgrind fit locret run.kvt -o locret.h5",
+                               "kvgrind fit duo run.kvt --sinks 4 --recent 64 -o duo.h5"},
+                  .declare = declare};
 }  // namespace rows
 
 }  // namespace kvgrind::program

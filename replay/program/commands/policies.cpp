@@ -5,6 +5,7 @@
 #include <cctype>
 
 #include "core/error.h"
+#include "replay/open_loop/open_source.h"
 #include "replay/program/command.h"
 #include "sim/engine/policy.h"
 #include "sim/engine/primitive.h"
@@ -13,8 +14,9 @@ namespace kvgrind::program {
 namespace {
 
 struct Asked {
-  std::string name, count, needs, grep, schedule;
-  bool primitives = false;
+  std::string name, count, needs, grep, schedule, tag, fidelity, uses, trace;
+  bool primitives = false, table = false;
+  std::shared_ptr<const replay::OpenSource> source;  // of the trace
 };
 
 const char* count_name(sim::CountClass count) {
@@ -42,6 +44,30 @@ std::vector<std::string> signal_names(const sim::BoundPolicy& policy) {
   return names;
 }
 
+std::string card_text_of(const Entry& entry, const char* key) {
+  const json::value* value = entry.card.data.if_contains(key);
+  return value && value->is_string() ? std::string(value->as_string()) : std::string{};
+}
+
+// "window_attention" in any slot, or "score=window_attention" in that one; nested calls count.
+bool uses(const sim::BoundPolicy& policy, const std::string& asked) {
+  const std::string& line = sim::canonical_line(policy);
+  const std::size_t equals = asked.find('=');
+  std::string text = line, name = asked;
+  if (equals != std::string::npos) {
+    name = asked.substr(equals + 1);
+    const std::size_t begin = line.find(asked.substr(0, equals + 1));
+    if (begin == std::string::npos) return false;
+    text = line.substr(begin, line.find(' ', begin) - begin);
+  }
+  const auto part_of_name = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_'; };
+  for (std::size_t at = text.find(name); at != std::string::npos; at = text.find(name, at + 1)) {
+    const std::size_t end = at + name.size();
+    if (at > 0 && text[at - 1] == '=' && (end == text.size() || !part_of_name(text[end]))) return true;
+  }
+  return false;
+}
+
 std::string lower(std::string text) {
   std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) { return std::tolower(c); });
   return text;
@@ -64,6 +90,8 @@ json::object entry_json(const Entry& entry) {
   out["decides"] = schedule_of(*entry.policy);
   const std::vector<std::string> needs = signal_names(*entry.policy);
   out["needs"] = json::array(needs.begin(), needs.end());
+  const std::vector<std::string> fits = sim::needed_calibrations(*entry.policy);
+  out["fitted_by"] = json::array(fits.begin(), fits.end());
   out["card"] = entry.card.data;
   return out;
 }
@@ -73,6 +101,12 @@ bool wanted(const Entry& entry, const Asked& asked) {
   if (!asked.schedule.empty() && (asked.schedule == "once") != sim::one_shot(*entry.policy)) return false;
   const std::vector<std::string> needs = signal_names(*entry.policy);
   if (!asked.needs.empty() && std::find(needs.begin(), needs.end(), asked.needs) == needs.end()) return false;
+  if (!asked.tag.empty() && asked.tag != card_text_of(entry, "tag")) return false;
+  if (!asked.fidelity.empty() && asked.fidelity != card_text_of(entry, "fidelity")) return false;
+  if (!asked.uses.empty() && !uses(*entry.policy, asked.uses)) return false;
+  if (asked.source)
+    for (const sim::Signal signal : sim::needed_signals(*entry.policy))
+      if (!asked.source->has(signal)) return false;
   const std::string all =
       lower(entry.card.name + " " + sim::canonical_line(*entry.policy) + json_text(entry.card.data));
   return asked.grep.empty() || all.find(lower(asked.grep)) != std::string::npos;
@@ -86,6 +120,8 @@ std::string card_text(const Entry& entry) {
   const std::vector<std::string> needs = signal_names(*entry.policy);
   text +=
       fmt::format("  needs: {}\n", needs.empty() ? "keys and values only" : fmt::format("{}", fmt::join(needs, ", ")));
+  const std::vector<std::string> fits = sim::needed_calibrations(*entry.policy);
+  if (!fits.empty()) text += fmt::format("  fitted by: kvgrind fit {}\n", fmt::join(fits, " or "));
   for (const auto& field : entry.card.data) {
     const std::string key(field.key());
     if (key == "name") continue;
@@ -98,6 +134,30 @@ std::string card_text(const Entry& entry) {
     } else {
       text += fmt::format("  {}: {}\n", key, plain(field.value()));
     }
+  }
+  return text;
+}
+
+// The table of the guide's page extend.md.
+std::string markdown_table(const std::vector<Entry>& entries) {
+  std::string text =
+      "| method | what it does | checked | loop | count | needs | source |\n|---|---|---|---|---|---|---|\n";
+  for (const Entry& entry : entries) {
+    std::vector<std::string> needs = signal_names(*entry.policy);
+    for (const std::string& fit : sim::needed_calibrations(*entry.policy)) needs.push_back("`kvgrind fit " + fit + "`");
+    std::string source;
+    if (const json::value* given = entry.card.data.if_contains("source"); given && given->is_object()) {
+      const auto part = [&](const char* key) {
+        const json::value* value = given->as_object().if_contains(key);
+        return value && value->is_string() ? std::string(value->as_string()) : std::string{};
+      };
+      source = !part("arxiv").empty()        ? "arXiv " + part("arxiv")
+               : !part("repository").empty() ? part("repository")
+                                             : part("title");
+    }
+    text += fmt::format("| `{}` | {} | {} | {} | {} | {} | {} |\n", entry.card.name, card_text_of(entry, "help"),
+                        card_text_of(entry, "tag"), card_text_of(entry, "fidelity"),
+                        count_name(sim::count_class(*entry.policy)), fmt::join(needs, ", "), source);
   }
   return text;
 }
@@ -141,8 +201,16 @@ int print_primitives(Console& console) {
   return 0;
 }
 
-int run(const Asked& asked, Console& console) {
+int run(Asked asked, Console& console) {
   if (asked.primitives) return print_primitives(console);
+  if (!asked.trace.empty()) {
+    const auto recorded = replay::recorded_run(traces::Trace::open(asked.trace));
+    if (recorded->sequences().empty())
+      throw Error(
+          Category::usage,
+          {.doing = "looking up policies", .on = asked.trace, .found = "no sequence", .expected = "at least one"});
+    asked.source = std::make_shared<const replay::OpenSource>(recorded, recorded->sequences().back().id);
+  }
   std::vector<Entry> entries;
   for (const sim::MethodCard& card : sim::method_cards()) {
     if (!asked.name.empty() && card.name != asked.name) continue;
@@ -161,6 +229,8 @@ int run(const Asked& asked, Console& console) {
     json::array list;
     for (const Entry& entry : entries) list.push_back(entry_json(entry));
     console.document("policies", {{"policies", std::move(list)}});
+  } else if (asked.table) {
+    console.data(markdown_table(entries));
   } else if (!asked.name.empty()) {
     console.data(card_text(entries.front()));
   } else {
@@ -180,7 +250,13 @@ Action declare(Options& options) {
   options.choice("--decides", asked->schedule, {"", "once", "again"},
                  "only those that decide once, or again and again");
   options.text("--needs", asked->needs, "only those that need this signal, such as queries");
+  options.choice("--tag", asked->tag, {"", "V", "V-port", "M", "own"}, "only those checked in this way");
+  options.choice("--fidelity", asked->fidelity, {"", "OL", "OL~", "CL"},
+                 "only those that the open loop shows faithfully, given the recording, or not");
+  options.text("--uses", asked->uses, "only those with this primitive, such as topk or score=window_attention");
+  options.text("--trace", asked->trace, "only those whose signals this trace has");
   options.text("--grep", asked->grep, "only those whose name, line or card holds this text");
+  options.flag("--table", asked->table, "as the table of the guide, in Markdown");
   options.flag("--primitives", asked->primitives, "the primitives of every slot, with their parameters");
   return [asked](Console& console) { return run(*asked, console); };
 }
@@ -197,7 +273,8 @@ const Command policies{
         "Count classes: exact keeps the budget to the token, at_most stays below it, threshold\n"
         "depends on the data, fixed has a size of its own.",
     .examples = {"kvgrind policies", "kvgrind policies snapkv", "kvgrind policies --count exact --decides once --json",
-                 "kvgrind policies --primitives"},
+                 "kvgrind policies --uses score=window_attention --tag V --fidelity OL",
+                 "kvgrind policies --trace run.kvt", "kvgrind policies --primitives"},
     .declare = declare};
 }  // namespace rows
 
