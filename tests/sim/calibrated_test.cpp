@@ -30,11 +30,9 @@ Calibration empty(const std::string& method, const ModelCard& card) {
 std::vector<float> scores(const SyntheticSource& source, const std::string& call, const Calibration& calibration,
                           std::int64_t tokens = 0) {
   const auto given = std::make_shared<const Calibration>(calibration);
-  const sim::PolicyPtr policy =
-      sim::with_calibrations(sim::bind_policy("score=" + call),
-                             [&](const std::string& method, const std::string&) {
-                               return method == given->method ? given : nullptr;
-                             });
+  const sim::PolicyPtr policy = sim::with_calibrations(
+      sim::bind_policy("score=" + call),
+      [&](const std::string& method, const std::string&) { return method == given->method ? given : nullptr; });
   sim::CacheState cache(source.card());
   source.feed(cache, 0, source.tokens());
   const sim::Amount amount;
@@ -148,6 +146,76 @@ TEST(Block, KeyDiffByHand) {
   EXPECT_THAT(run_engine("block(size=1)", source, setup).kept(0, 0), ElementsAre(1, 3, 5));
   EXPECT_THAT(run_engine("block(size=2)", source, setup).kept(0, 0), ElementsAre(1, 5, 6));
   EXPECT_THAT(run_engine("keydiff(like=kvpress)", source, setup).kept(0, 0), ElementsAre(1, 5, 6));
+}
+
+TEST(Dms, BelowTheThresholdOutsideTheWindow) {
+  Calibration fitted = empty("locret", geometry().card());
+  fitted.tensors["w 0"] = {{8, 1}, {0, 0, 0, 0, .5f, -1, 0, 0}};
+  fitted.tensors["b 0"] = {{1}, {-3}};
+  EngineSetup setup;
+  setup.calibration = std::make_shared<const Calibration>(fitted);
+  // Scores −2.5 −4 −3.5 −2 −5 −3.5 −1.5 −5.5: token 1 at the threshold stays, token 7 is in the window.
+  EXPECT_THAT(run_engine("dms(of=learned_score,threshold=-4,window=2)", geometry(), setup).kept(0, 0),
+              ElementsAre(0, 1, 2, 3, 5, 6, 7));
+  EXPECT_THAT(run_engine("dms(of=learned_score,threshold=-4,window=0)", geometry(), setup).kept(0, 0),
+              ElementsAre(0, 1, 2, 3, 5, 6));
+  EXPECT_EQ(run_engine("dms(of=learned_score,threshold=-1e+30,window=0)", geometry(), setup).kept(0, 0).size(), 8u);
+}
+
+TEST(PerLayer, SharesFromAList) {
+  SyntheticShape shape{.layers = 2, .tokens = 8};
+  std::mt19937_64 rng(34);
+  const SyntheticSource source(random_data(rng, shape));
+  const EngineRun run = run_engine("per_layer(share=[0.5,0.25])", source, {.amount = {}});
+  EXPECT_EQ(run.kept(0, 0).size(), 4u);
+  EXPECT_EQ(run.kept(1, 1).size(), 2u);
+  EXPECT_EQ(run_engine("per_layer(share=[1])", source, {.amount = {}}).kept(1, 0).size(), 8u);
+  EXPECT_THROW((void)run_engine("per_layer(share=[1,1,1])", source, {.amount = {}}), Error);
+}
+
+TEST(DapQ, QueriesAtPositionsToCome) {
+  SyntheticData data = t8_geometry();
+  data.card.rope[0].inv_freq = {1.0f};
+  for (std::int64_t t = 0; t < 8; ++t) {
+    for (auto* x : {&data.k[0], &data.q[0], &data.q[1]}) {
+      (*x)(t, 0) = std::cos(static_cast<float>(t));  // content (1, 0) rotated to its position
+      (*x)(t, 1) = std::sin(static_cast<float>(t));
+    }
+  }
+  data.tokens = 4;
+  for (auto* list : {&data.q, &data.k, &data.v})
+    for (auto& x : *list) {
+      Array<float, 2> cut({4, 2});
+      std::copy_n(x.data(), 8, cut.data());
+      x = cut;
+    }
+  data.segments = {{Role::context, 0, 4}};
+  const SyntheticSource source(std::move(data));
+  const Calibration none = empty("", source.card());
+  EXPECT_THAT(scores(source, "repositioned_queries(n=1,pool=1)", none),
+              Pointwise(FloatNear(1e-4f), {.1592f, .1137f, .2018f, .5253f}));
+  EXPECT_THAT(scores(source, "repositioned_queries(n=2,pool=1)", none),
+              Pointwise(FloatNear(1e-4f), {.3102f, .1472f, .1654f, .3772f}));
+}
+
+TEST(Composed, TheSecondSeesWhatTheFirstLeaves) {
+  // First the norms leave {0, 1, 2, 5} of 8 (√(2/8) = 1/2), then KeyDiff among those alone picks two.
+  const EngineSetup two{.amount = sim::parse_amount("2t")}, four{.amount = sim::parse_amount("4t")};
+  const auto first = run_engine("knorm", geometry(), four).kept(0, 0);
+  SyntheticData rest = t8_geometry();
+  rest.tokens = 4;
+  for (auto* list : {&rest.q, &rest.k, &rest.v})
+    for (auto& x : *list) {
+      Array<float, 2> cut({4, 2});
+      for (std::int64_t i = 0; i < 4; ++i)
+        for (std::int64_t d = 0; d < 2; ++d) cut(i, d) = x(first[static_cast<std::size_t>(i)], d);
+      x = cut;
+    }
+  rest.segments = {{Role::context, 0, 4}};
+  std::vector<std::int64_t> want;
+  for (const std::int64_t i : run_engine("keydiff(like=kvpress)", SyntheticSource(rest), two).kept(0, 0))
+    want.push_back(first[static_cast<std::size_t>(i)]);
+  EXPECT_EQ(run_engine("composed(first=key_norm,second=key_diff)", geometry(), two).kept(0, 0), want);
 }
 
 TEST(Calibrations, AreNamedWhenMissingAndCheckedAgainstTheModel) {
