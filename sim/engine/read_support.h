@@ -10,6 +10,20 @@
 
 namespace kvgrind::sim {
 
+// Queries of one head at positions [first, first + n), those of the block that reads included: [n, D].
+inline Array<float, 2> queries_of(const ReadContext& context, std::int64_t head, std::int64_t first, std::int64_t n) {
+  const std::int64_t dim = context.facts.card->head_dim;
+  Array<float, 2> out({n, dim});
+  const std::int64_t before = std::clamp<std::int64_t>(context.first - first, 0, n);
+  if (before > 0) {
+    const Array<float, 2> q = context.signals.queries(context.layer, head, first, before);
+    std::copy_n(q.data(), before * dim, out.data());
+  }
+  for (std::int64_t i = before; i < n; ++i)
+    for (std::int64_t d = 0; d < dim; ++d) out(i, d) = context.q(first + i - context.first, head, d);
+  return out;
+}
+
 // Σ over the group's query heads and over queries at positions [first, first + n) of attention over the slots: [slots].
 inline std::vector<double> attention_of(const ReadContext& context, std::int64_t first, std::int64_t n) {
   const ModelCard& card = *context.facts.card;
@@ -19,7 +33,7 @@ inline std::vector<double> attention_of(const ReadContext& context, std::int64_t
   std::iota(position.begin(), position.end(), first);
   for (std::int64_t h = 0; h < context.query_heads() && n > 0; ++h) {
     const std::int64_t head = context.first_query_head() + h;
-    const Array<float, 2> q = context.signals.queries(context.layer, head, first, n);
+    const Array<float, 2> q = queries_of(context, head, first, n);
     kernels::AttentionParams params;
     params.q = q;
     params.q_position = position;

@@ -2,8 +2,8 @@
 //   sentences begin where spans of kind "sentence" do; mean key of the kept slots of each; q̄ = mean of the queries of
 //   the unfinished sentence, mean over the group's query heads; by q̄ · mean key whole sentences in turn until C − start
 //   − recent slots, the last one cut; with them the first `start` and last `recent` slots. C = what the amount gave at
-//   the compression moment. A sentence of one query so far reads everything (as the published code does) source: arXiv
-//   2504.00970; zzbright1998/SentenceKV models/sentencekv/custom_llama_sentencekv.py
+//   the compression moment, and the tokens since. A sentence of one query so far reads everything (as published)
+//   source: arXiv 2504.00970; zzbright1998/SentenceKV models/sentencekv/custom_llama_sentencekv.py
 #include "kernels/rank/rank.h"
 #include "sim/engine/base_amount.h"
 #include "sim/engine/read_support.h"
@@ -15,7 +15,7 @@ std::vector<double> mean_of_queries(const ReadContext& context, std::int64_t fir
   const std::int64_t dim = context.facts.card->head_dim;
   std::vector<double> out(static_cast<std::size_t>(dim), 0.0);
   for (std::int64_t h = 0; h < context.query_heads(); ++h) {
-    const Array<float, 2> q = context.signals.queries(context.layer, context.first_query_head() + h, first, n);
+    const Array<float, 2> q = queries_of(context, context.first_query_head() + h, first, n);
     for (std::int64_t i = 0; i < n; ++i)
       for (std::int64_t d = 0; d < dim; ++d) out[static_cast<std::size_t>(d)] += static_cast<double>(q(i, d));
   }
@@ -38,7 +38,8 @@ void read(const ReadContext& context, std::vector<std::vector<std::int32_t>>& sl
     const std::int64_t open = std::max(after == starts.begin() ? 0 : *(after - 1), context.compressed_at);
     const std::int64_t front = std::min(low + context.params.integer("start"), high);
     const std::int64_t back = std::max(front, high - context.params.integer("recent"));
-    std::int64_t room = budget - (front - low) - (high - back);
+    const std::int64_t later = std::max<std::int64_t>(0, t + 1 - context.compressed_at);
+    std::int64_t room = budget + later - (front - low) - (high - back);
     if (t - open < 1 || room >= back - front) {
       for (std::int64_t j = low; j < high; ++j) chosen.push_back(static_cast<std::int32_t>(j));
       continue;
