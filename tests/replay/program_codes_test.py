@@ -1,4 +1,5 @@
 """Every exit code is reached, with words a person can act on; data goes to stdout and talk to stderr."""
+import json
 import resource
 import subprocess
 
@@ -39,6 +40,28 @@ class ExitCodes(ProgramTest):
             done = self.run_line(line, expect=2)
             self.assertIn(word, done.stderr, line)
             self.assertEqual(done.stdout, "", line)
+
+    def test_what_validate_measured_stands_beside_open_loop_figures(self):
+        grid = "--policy snapkv --policy knorm --budget 0.3"
+        swept = self.run_line(f"kvgrind sweep short.kvt {grid} -o told.jsonl")
+        self.assertIn("not been measured", swept.stderr)
+        self.assertIn("kvgrind validate", self.run_line("kvgrind report told.jsonl").stdout)
+        model = json.loads(self.run_line("kvgrind info short.kvt --json").stdout)["model"]
+        figure = {"figure": "S.answer", "spearman": 0.9, "lo": 0.8, "hi": None, "informative": 0.9, "most_given_away": 0}
+        trust = {"schema": "kvgrind.trust/1", "model": model["name"], "model_hash": model["model_hash"],
+                 "headline": "D.answer", "null": "removed_bytes", "measured": "2026-01-02",
+                 "tasks": [{"task": "needle", "prompts": 50, "cells": 9, "ceiling": 1, "trust": "S.answer",
+                            "figures": [figure]}]}
+        (self.folder / "found").mkdir()
+        self.write("found/trust.json", trust)
+        words = "S.answer ranked methods with Spearman 0.90 on needle; measured with kvgrind validate on 2026-01-02"
+        self.assertIn(words, self.run_line("kvgrind report told.jsonl").stdout)
+        self.assertIn(words, self.run_line(f"kvgrind replay short.kvt {grid}").stdout)
+        report = json.loads(self.run_line("kvgrind report told.jsonl --format json").stdout)
+        self.assertEqual(report["trust"]["tasks"][0]["task"], "needle")
+        self.write("other.json", dict(trust, model_hash="0" * 16))
+        refused = self.run_line("kvgrind report told.jsonl --trust-file other.json", expect=2)
+        self.assertIn(model["model_hash"], refused.stderr)
 
     def test_2_hostile_token_files(self):
         for text in ["[]", "[{}]", '{"ids":[]}', '{"ids":[1e9]}', '{"ids":[-1]}', '{"ids":[4096]}', '{"ids":["a"]}',
