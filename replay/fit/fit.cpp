@@ -56,6 +56,8 @@ const std::vector<FitMethod>& fit_methods() {
        "1 − share of the held-out second moment along the direction"},
       {"triattention", "mean and mean modulus of each head's queries before rotation",
        "distance of the held-out mean over its norm"},
+      {"expected", "mean and covariance of each head's queries before rotation",
+       "distance of the held-out mean over its norm"},
       {"duo", "output error of each head when it sees sinks and recents alone, over the tokens after the context",
        "1 − correlation of the heads' errors with the held-out ones"},
       {"locret", "future attention of a token from its own queries, keys and values (least squares, or --hidden)",
@@ -84,6 +86,7 @@ Calibration fit(const FitRequest& request) {
   out.texts["error"] = method->error;
   if (request.method == "qfilters") fit_query_directions(split, out);
   if (request.method == "triattention") fit_query_centres(split, out);
+  if (request.method == "expected") fit_query_gaussians(split, out);
   if (request.method == "duo") fit_streaming_error(split, out);
   if (request.method == "locret") fit_learned_head(split, false, out);
   if (request.method == "attention_gate") fit_learned_head(split, true, out);

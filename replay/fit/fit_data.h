@@ -36,6 +36,7 @@ Rows causal_attention(const ModelCard& card, std::int64_t layer, const Rows& q, 
 
 // One function a method: fills tensors, fitted_error, held_out_error.
 void fit_query_directions(const FitSplit& split, Calibration& out);
+void fit_query_gaussians(const FitSplit& split, Calibration& out);
 void fit_query_centres(const FitSplit& split, Calibration& out);
 void fit_streaming_error(const FitSplit& split, Calibration& out);
 void fit_learned_head(const FitSplit& split, bool logistic, Calibration& out);

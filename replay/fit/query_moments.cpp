@@ -62,6 +62,29 @@ void fit_query_directions(const FitSplit& split, Calibration& out) {
   out.numbers["held_out_error"] = held / heads;
 }
 
+void fit_query_gaussians(const FitSplit& split, Calibration& out) {
+  const ModelCard& card = split.card;
+  const std::int64_t dim = card.head_dim;
+  CalibrationTensor& mean = out.tensors["mean"];
+  CalibrationTensor& covariance = out.tensors["covariance"];
+  mean.shape = {card.layers, card.query_heads, dim};
+  covariance.shape = {card.layers, card.query_heads, dim, dim};
+  double held = 0;
+  for (std::int64_t l = 0; l < card.layers; ++l)
+    for (std::int64_t h = 0; h < card.query_heads; ++h) {
+      const Moments moments = moments_of(split.fitted, card, l, h, true, 4);
+      const Moments other = moments_of(split.held_out, card, l, h, true, 4);
+      held += (moments.mean - other.mean).norm() / std::max(other.mean.norm(), 1e-12);
+      const Eigen::MatrixXd sigma =
+          (moments.second - moments.mean * moments.mean.transpose()) * (moments.n / std::max(moments.n - 1, 1.0));
+      for (std::int64_t d = 0; d < dim; ++d) mean.values.push_back(static_cast<float>(moments.mean(d)));
+      for (std::int64_t a = 0; a < dim; ++a)
+        for (std::int64_t b = 0; b < dim; ++b) covariance.values.push_back(static_cast<float>(sigma(a, b)));
+    }
+  out.numbers["fitted_error"] = 0;
+  out.numbers["held_out_error"] = held / static_cast<double>(card.layers * card.query_heads);
+}
+
 void fit_query_centres(const FitSplit& split, Calibration& out) {
   const ModelCard& card = split.card;
   CalibrationTensor& mean = out.tensors["mean"];

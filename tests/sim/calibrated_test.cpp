@@ -59,6 +59,25 @@ TEST(QFilters, TheBestKeysLieAlongTheDirection) {
   EXPECT_THAT(run_engine("qfilters", geometry(), setup).kept(0, 0), ElementsAre(0, 5, 6));
 }
 
+TEST(ExpectedAttentionStats, StatisticsOfOtherTexts) {
+  // Queries = K/4 with the first left out, no rotation, scale 1/√2.
+  SyntheticData data = t8_geometry();
+  data.card.scale = 1 / std::sqrt(2.0f);
+  const SyntheticSource source(std::move(data));
+  const auto with = [&](float factor) {
+    Calibration fitted = empty("expected", source.card());
+    fitted.tensors["mean"] = {{1, 2, 2}, {.214286f, .25f, .214286f, .25f}};
+    std::vector<float> sigma;
+    for (int h = 0; h < 2; ++h)
+      for (const float x : {.113095f, .0625f, .0625f, .166667f}) sigma.push_back(x * factor);
+    fitted.tensors["covariance"] = {{1, 2, 2, 2}, sigma};
+    std::vector<float> s = scores(source, "expected_attention_stats(sinks=1)", fitted);
+    return std::vector<float>(s.begin() + 1, s.end());
+  };
+  EXPECT_THAT(with(1), Pointwise(FloatNear(2e-3f), {.0636f, .0786f, .1550f, .2581f, .0639f, .0259f, 1.3354f}));
+  EXPECT_THAT(with(6.0f / 7), Pointwise(FloatNear(2e-3f), {.0708f, .0866f, .1707f, .2820f, .0712f, .0288f, 1.2415f}));
+}
+
 TEST(TriAttention, SeriesInTheDistance) {
   // One complex pair, ω = 1, centre 1 + 0i of mean modulus 1.2, key i (before rotation) at position 3, seen from 10.
   SyntheticData data = t8_geometry();

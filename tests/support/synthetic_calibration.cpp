@@ -30,6 +30,9 @@ std::shared_ptr<const Calibration> synthetic_calibration(const std::string& meth
     maker.normal("head", {card.layers, card.kv_heads});
   } else if (method == "qfilters") {
     maker.normal("direction", {card.layers, card.kv_heads, card.head_dim});
+  } else if (method == "expected") {
+    maker.normal("mean", {card.layers, card.query_heads, card.head_dim});
+    maker.normal("covariance", {card.layers, card.query_heads, card.head_dim, card.head_dim}, 0.1f);
   } else if (method == "triattention") {
     maker.normal("mean", {card.layers, card.query_heads, card.head_dim});
     maker.normal("modulus", {card.layers, card.query_heads, card.head_dim / 2});
