@@ -201,7 +201,7 @@ class Recording:
         ids = keywords.get("input_ids", keywords.get("inputs", arguments[0] if arguments else None))
         eos = ask("eos_token_id", [])
         eos = eos if isinstance(eos, (list, tuple)) else [eos]
-        self.generating = {"mask": keywords.get("attention_mask"), "eos": {int(e) for e in eos},
+        self.generating = {"mask": keywords.get("attention_mask"), "eos": {int(e) for e in eos if e is not None},
                            "decode": int(ask("max_new_tokens", 0) or 0),
                            "prompt": int(ids.shape[1]) if ids is not None else 0}
         self._guard(lambda: self._finish_batch([]))

@@ -1,0 +1,86 @@
+#!/usr/bin/env python3
+"""What recording costs a Transformers model of the Llama-3.1-8B shape (random weights, bf16, SDPA): prefill and decode
+with and without the hook, interleaved in one run.
+
+  hook_overhead.py LIBRARY FOLDER [tokens=32768] [steps=256] [repeats=3] [layers=32]
+"""
+import os
+import statistics
+import sys
+import time
+
+import torch
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../../traces/python"))
+import kvgrind  # noqa: E402
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache  # noqa: E402
+
+library, folder = sys.argv[1], sys.argv[2]
+given = [int(x) for x in sys.argv[3:]]
+tokens, steps, repeats, layers = (given + [32768, 256, 3, 32][len(given):])[:4]
+os.makedirs(folder, exist_ok=True)
+
+
+def make_model():
+    config = AutoConfig.for_model(
+        "llama", hidden_size=4096, intermediate_size=14336, num_hidden_layers=layers, num_attention_heads=32,
+        num_key_value_heads=8, vocab_size=128256, max_position_embeddings=131072, rope_theta=500000.0,
+        tie_word_embeddings=False)
+    with torch.device("cuda"):
+        torch.set_default_dtype(torch.bfloat16)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+        torch.set_default_dtype(torch.float32)
+    return model.to("cuda", torch.bfloat16).eval()
+
+
+def run(model, ids):
+    """(ms of prefill, ms of each decode step, decode milliseconds whole)"""
+    cache = DynamicCache()
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    out = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    torch.cuda.synchronize()
+    prefill = time.perf_counter() - start
+    token = out.logits[:, -1:].argmax(-1)
+    start = time.perf_counter()
+    for _ in range(steps):
+        out = model(token, past_key_values=cache, use_cache=True)
+        token = out.logits[:, -1:].argmax(-1)
+    torch.cuda.synchronize()
+    return 1e3 * prefill, 1e3 * (time.perf_counter() - start) / steps
+
+
+def main():
+    torch.manual_seed(0)
+    model = make_model()
+    ids = torch.randint(0, 128000, (1, tokens), device="cuda")
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {layers} layers, {tokens} tokens, {steps} steps")
+    plain, recorded, closing = [], [], []
+    with torch.no_grad():
+        run(model, ids)
+        for repeat in range(repeats):
+            plain.append(run(model, ids))
+            path = os.path.join(folder, "hook.kvt")
+            recording = kvgrind.record(model, path, library=library, force=True, fsync="never", queries="sample",
+                                       spool_bytes=8 << 30, expected_tokens=tokens + steps, steps=64)
+            with recording:
+                recorded.append(run(model, ids))
+                status = recording.status()
+                start = time.perf_counter()
+            closing.append(1e3 * (time.perf_counter() - start))
+            if recording.failed:
+                raise SystemExit(f"recording failed: {recording.failed}")
+            size = os.path.getsize(path)
+            print(f"  repeat {repeat}: prefill {plain[-1][0]:.1f} / {recorded[-1][0]:.1f} ms, "
+                  f"step {plain[-1][1]:.3f} / {recorded[-1][1]:.3f} ms, closed after {closing[-1]:.0f} ms, "
+                  f"{size / 1e9:.2f} GB, spool peak {status['peak_bytes'] / 1e9:.2f} GB, waits {status['waits']}", flush=True)
+    for name, i in (("prefill", 0), ("decode step", 1)):
+        a, b = statistics.median(x[i] for x in plain), statistics.median(x[i] for x in recorded)
+        print(f"{name}: {a:.3f} ms without, {b:.3f} ms with: x {b / a:.4f}")
+    with kvgrind.Trace(path) as trace:
+        print(f"{trace.state}, {trace.sequences[0]['tokens']} tokens, absent: {trace.not_recorded}")
+    os.remove(path)
+
+
+if __name__ == "__main__":
+    main()
