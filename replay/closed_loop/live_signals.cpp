@@ -9,11 +9,17 @@
 #include <tuple>
 
 #include "core/error.h"
+#include "core/parallel.h"
 #include "kernels/attention/attention.h"
 #include "kernels/norm/norm.h"
 #include "kernels/rope/rope.h"
 
 namespace kvgrind::replay {
+namespace {
+
+constexpr std::int64_t copy_rows = 64;  // of one piece of work
+
+}  // namespace
 
 struct LiveSignals::Cache {
   std::mutex mutex;
@@ -49,14 +55,29 @@ void LiveSignals::begin(const TapPass& pass) {
 void LiveSignals::layer(const TapLayer& shown) {
   LayerRows& rows = layers_[static_cast<std::size_t>(shown.layer)];
   const std::int64_t n = shown.q.extent(0), heads = shown.q.extent(1), dim = shown.q.extent(2);
-  rows.q.reserve(rows.q.size() + static_cast<std::size_t>(n * heads * dim));
-  for (std::int64_t t = 0; t < n; ++t)
-    for (std::int64_t h = 0; h < heads; ++h)
-      for (std::int64_t d = 0; d < dim; ++d) rows.q.push_back(shown.q(t, h, d));
+  const auto old_size = static_cast<std::int64_t>(rows.q.size());
+  rows.q.resize(static_cast<std::size_t>(old_size + n * heads * dim));  // grows geometrically
+  float* to = rows.q.data() + old_size;
+  parallel_for((n + copy_rows - 1) / copy_rows, [&](std::int64_t block) {
+    for (std::int64_t t = block * copy_rows; t < std::min(n, (block + 1) * copy_rows); ++t)
+      for (std::int64_t h = 0; h < heads; ++h) {
+        const float* from = &shown.q(t, h, 0);
+        float* row = to + (t * heads + h) * dim;
+        if (shown.q.stride(2) == 1)
+          std::copy_n(from, dim, row);
+        else
+          for (std::int64_t d = 0; d < dim; ++d) row[d] = shown.q(t, h, d);
+      }
+  });
   const auto append_norms = [n](View<const float, 2> x, std::vector<float>& out) {
     const std::size_t old = out.size();
     out.resize(old + static_cast<std::size_t>(n));
-    kernels::l2_norms(x, std::span(out).subspan(old));
+    const std::span<float> to_norms = std::span(out).subspan(old);
+    parallel_for((n + copy_rows - 1) / copy_rows, [&](std::int64_t block) {
+      const std::int64_t first = block * copy_rows, count = std::min(copy_rows, n - first);
+      kernels::l2_norms(x.slice(first, count),
+                        to_norms.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)));
+    });
   };
   append_norms(shown.input, rows.hidden_norm);
   append_norms(shown.attn_in, rows.attn_in_norm);
