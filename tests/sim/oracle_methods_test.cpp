@@ -311,6 +311,46 @@ TEST(DkvCache, StoredOneStepLater) {
   for (std::size_t t = 0; t < 11; ++t) EXPECT_EQ(states[t], t == 10 ? 4 : 1) << t;
 }
 
+TEST(PyramidInfer, WhatLayersPassOn) {
+  SyntheticShape shape{.layers = 32, .query_heads = 1, .kv_heads = 1, .head_dim = 2, .tokens = 1000, .rotary_dim = 0};
+  std::mt19937_64 rng(10);
+  const SyntheticSource source(random_data(rng, shape));
+  const EngineRun run = run_engine("pyramidinfer", source, {.amount = sim::parse_amount("1")});
+  // Of the context, 799 tokens, after layers 0, 8 and 16; with 200 recents and the newest.
+  EXPECT_EQ(run.kept(1, 0).size(), 799u + 201);
+  EXPECT_EQ(run.kept(9, 0).size(), 758u + 201);
+  EXPECT_EQ(run.kept(17, 0).size(), 573u + 201);
+  const Positions upper = run.kept(20, 0), lower = run.kept(19, 0);
+  EXPECT_TRUE(std::includes(lower.begin(), lower.end(), upper.begin(), upper.end()));
+}
+
+// T8 and one more token, which reads.
+TEST(Reads, LoopServeAndAlisaChooseByTheLastQueries) {
+  SyntheticData data = t8_attention();
+  data.tokens = 9;
+  for (auto* list : {&data.q, &data.k, &data.v})
+    for (Array<float, 2>& x : *list) {
+      Array<float, 2> longer({9, 8});
+      std::copy_n(x.data(), 64, longer.data());
+      x = std::move(longer);
+    }
+  const SyntheticSource source(data);
+  const auto chosen = [&](const char* policy, const char* amount) {
+    const sim::PolicyPtr bound = sim::bind_policy(policy);
+    sim::CacheState cache(source.card());
+    sim::PolicyRun run({.policy = bound, .amount = sim::parse_amount(amount)}, source, cache);
+    source.feed(cache, 0, 8);
+    run.segment_end(Role::context, 8, true);
+    source.feed(cache, 8, 1);
+    return run.read(0, 8, source.query_block(0, 8, 1)).slots.at(0).at(0);
+  };
+  // Sums over q6 and q7: .45 .5 .125 .525 .15 .1.
+  EXPECT_THAT(chosen("loopserve-m(n=2)", "4t"), ElementsAre(1, 3, 6, 7, 8));
+  const auto alisa = chosen("alisa-m(host=0)", "5t");
+  EXPECT_EQ(alisa.size(), 5u);
+  EXPECT_THAT(alisa, testing::IsSupersetOf({1, 3, 7, 8}));
+}
+
 // ---- merging -----------------------------------------------------------------------------------------------------
 
 SyntheticData keys_of(const std::vector<std::vector<float>>& keys) {
