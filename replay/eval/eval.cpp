@@ -10,6 +10,7 @@
 #include "core/hash.h"
 #include "core/parallel.h"
 #include "core/version.h"
+#include "replay/sweep/grid.h"
 #include "traces/results/results_file.h"
 
 namespace kvgrind::replay {
@@ -25,7 +26,7 @@ struct Job {
 // Prompt-major: a prompt's jobs stand together, because they share its prefix.
 std::vector<Job> list(const EvalRequest& request) {
   std::vector<sim::PolicyPtr> bound;
-  for (const std::string& text : request.policies) bound.push_back(sim::bind_policy(text));
+  for (const std::string& text : request.policies) bound.push_back(calibrated_policy(text, request.calibrations));
   std::vector<Job> out;
   for (std::size_t p = 0; p < request.suite.prompts.size(); ++p)
     for (std::size_t i = 0; i < bound.size(); ++i)

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "core/calibration.h"
 #include "core/json.h"
 #include "core/progress.h"
 #include "replay/closed_loop/closed_loop.h"
@@ -17,12 +18,13 @@ namespace kvgrind::replay {
 struct EvalRequest {
   std::shared_ptr<const sim::Model> model;
   Suite suite;
-  std::vector<std::string> policies;  // as typed
+  std::vector<std::string> policies;                                  // as typed
+  std::vector<std::shared_ptr<const Calibration>> calibrations = {};  // for policies that need them
   std::vector<sim::Amount> amounts;
   std::vector<std::uint64_t> seeds{0};
   ClosedOptions closed;
   std::size_t first_prompt = 0, end_prompt = SIZE_MAX;  // only these prompts of the suite, [first, end)
-  std::filesystem::path out;  // results.jsonl; empty = rows are only returned
+  std::filesystem::path out;                            // results.jsonl; empty = rows are only returned
   bool resume = false, force = false, anonymous = false;
   json::object provenance;  // command and the like, for the run row
 };

@@ -16,7 +16,7 @@ namespace {
 struct Asked {
   std::string model, out, protocol = "blind";
   SuiteFlags suite;
-  std::vector<std::string> policies, budgets, removed, seeds;
+  std::vector<std::string> policies, calibrations, budgets, removed, seeds;
   std::int64_t chunk = 512;
   bool compressed_prefill = false, resume = false, force = false, anonymous = false;
 };
@@ -24,6 +24,7 @@ struct Asked {
 int run(const Asked& asked, Console& console) {
   GridFlags flags;
   flags.policies = asked.policies;
+  flags.calibrations = asked.calibrations;
   flags.budgets = asked.budgets;
   flags.removed = asked.removed;
   flags.seeds = asked.seeds;
@@ -34,6 +35,7 @@ int run(const Asked& asked, Console& console) {
   replay::EvalRequest request;
   request.model = sim::build_model(model.config, model.weights);
   request.policies = grid.policies;
+  request.calibrations = grid.calibrations;
   request.amounts = grid.amounts;
   if (!grid.seeds.empty()) request.seeds = grid.seeds;
   request.closed.turns = replay::turns_from_name(asked.protocol);
@@ -83,6 +85,7 @@ Action declare(Options& options) {
   add_suite_flags(options, asked->suite);
   options.texts("--policy", asked->policies, "preset, preset(…) or line; may be repeated; all = every preset",
                 Need::required);
+  options.texts("--calib", asked->calibrations, "what kvgrind fit wrote, for policies that need it; may be repeated");
   options.texts("--budget", asked->budgets, "what is kept: 0.2,512t,64MiB");
   options.texts("--removed", asked->removed, "what is removed, by upstream's arithmetic: 0.8");
   options.texts("--seed", asked->seeds, "seeds of the policies: 0,1,2");
