@@ -33,7 +33,7 @@ std::function<void(const sim::GroupPlan&)> into(std::vector<Decision>& out) {
 
 class ClosedOpenPlans : public ::testing::Test {
  protected:
-  static constexpr std::size_t context = 192;
+  static constexpr std::size_t context = 136;
 
   static void SetUpTestSuite() {
     char pattern[] = "/tmp/kvgrind-plans-XXXXXX";

@@ -38,7 +38,7 @@ void expect_identity(const JobOutcome& outcome) {
 }
 
 TEST(ClosedProperties, FullBudgetIsBitwiseTheRunWithoutAPolicy) {
-  const SuitePrompt prompt = small_prompt(192);
+  const SuitePrompt prompt = small_prompt(136);
   std::vector<std::unique_ptr<ClosedPrompt>> closed;
   for (const Turns turns : {Turns::blind, Turns::aware, Turns::repeat, Turns::multi})
     closed.push_back(std::make_unique<ClosedPrompt>(tiny(), prompt, 0, ClosedOptions{.turns = turns}));
@@ -65,7 +65,7 @@ TEST(ClosedProperties, FullBudgetIsBitwiseTheRunWithoutAPolicy) {
 
 // The schedules that no preset may use at the moment, with a score that needs little and one that needs much.
 TEST(ClosedProperties, FullBudgetIsTheIdentityUnderEverySchedule) {
-  const SuitePrompt prompt = small_prompt(192);
+  const SuitePrompt prompt = small_prompt(136);
   for (const bool compressed : {false, true})
     for (const Turns turns : {Turns::blind, Turns::aware, Turns::multi}) {
       const ClosedPrompt closed(tiny(), prompt, 0,
@@ -83,7 +83,7 @@ TEST(ClosedProperties, FullBudgetIsTheIdentityUnderEverySchedule) {
 
 // Prefill in chunks of 64 tokens' multiples shows every score the same, and ends in the same answers.
 TEST(ClosedProperties, ChunkedPrefillIsWholePrefillForEveryPreset) {
-  const SuitePrompt prompt = small_prompt(230, 1);
+  const SuitePrompt prompt = small_prompt(150, 1);
   const ClosedPrompt at_once(tiny(), prompt, 0, {.prefill_chunk = 512, .kl = false});
   const ClosedPrompt by_64(tiny(), prompt, 0, {.prefill_chunk = 64, .kl = false});
   const ClosedPrompt by_128(tiny(), prompt, 0, {.prefill_chunk = 128, .kl = false});
@@ -106,7 +106,7 @@ std::string by_chunks(const std::string& preset, const std::string& chunk) {
 
 // A prefill that reads the compressed cache: the budget holds after every chunk, and keeping all changes nothing.
 TEST(ClosedProperties, CompressedPrefillKeepsTheBudgetAtEveryChunk) {
-  const SuitePrompt prompt = small_prompt(230, 1);
+  const SuitePrompt prompt = small_prompt(150, 1);
   const ClosedPrompt closed(tiny(), prompt, 0, {.prefill_chunk = 64, .compressed_prefill = true});
   const ClosedPrompt passing(tiny(), prompt, 0, {.prefill_chunk = 64});
   int ran = 0, read = 0;
@@ -122,7 +122,7 @@ TEST(ClosedProperties, CompressedPrefillKeepsTheBudgetAtEveryChunk) {
     const auto watch = [&](const sim::GroupPlan& plan) {
       const std::lock_guard lock(mutex);
       std::int64_t& chunk = at[{plan.layer, plan.group}];
-      const std::int64_t seen = std::min<std::int64_t>(230, ++chunk * 64);
+      const std::int64_t seen = std::min<std::int64_t>(150, ++chunk * 64);
       ++firings[seen];
       const auto kept = std::count(plan.keep.begin(), plan.keep.end(), std::uint8_t{1});
       EXPECT_EQ(kept, static_cast<std::int64_t>(0.4 * static_cast<double>(seen) + 1e-9));
@@ -135,7 +135,7 @@ TEST(ClosedProperties, CompressedPrefillKeepsTheBudgetAtEveryChunk) {
       EXPECT_NE(std::string(error.what()).find("column_sums"), std::string::npos) << error.what();
       continue;
     }
-    EXPECT_EQ(firings.size(), 4u);  // 64, 128, 192, 230
+    EXPECT_EQ(firings.size(), 3u);  // 64, 128, 150
     expect_identity(closed.run({policy, whole, 0}));
     read += tests::largest_difference(losses(outcome), losses(passing.run({policy, some, 0}))) > 0;
     ++ran;

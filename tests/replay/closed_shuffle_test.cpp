@@ -64,7 +64,7 @@ class ShuffledCache final : public sim::KvCache {
 
 class ClosedShuffle : public ::testing::Test {
  protected:
-  ClosedShuffle() : prompt_(tests::small_prompt(192, 1)) {
+  ClosedShuffle() : prompt_(tests::small_prompt(136, 1)) {
     const auto& question = prompt_.questions[0];
     tail_ = question.question;
     tail_.insert(tail_.end(), question.answer.begin(), question.answer.end());
