@@ -144,7 +144,7 @@ std::vector<RepeatProbe> SignalSource::repeat_probes(std::int64_t layer, std::in
                .on = fmt::format("layer {}, query head {}", layer, head),
                .found = "no pass that repeats the context",
                .expected = "a recording with one",
-               .next = fmt::format("kvgrind record --probe {}", kind == Signal::reread_probe ? "reread" : "repeat")});
+               .next = "no recorder of this version makes such passes; choose a policy that does not need them"});
 }
 
 PolicyPtr bind_policy(std::string_view text, const std::vector<MethodCard>& own_methods) {
