@@ -80,8 +80,12 @@ class Task {
  private:
   std::size_t batch() const { return static_cast<std::size_t>(std::max<std::int64_t>(1, request_.batch_prompts)); }
 
+  std::string task_name() const {
+    return request_.turns == Turns::blind ? suite_.name : fmt::format("{}+{}", suite_.name, turns_name(request_.turns));
+  }
+
   std::filesystem::path file(const std::string& name) const {
-    std::string stem = suite_.name;
+    std::string stem = task_name();
     std::replace_if(
         stem.begin(), stem.end(), [](char c) { return c == '/' || c == ' '; }, '_');
     return request_.folder / fmt::format("{}-{}", stem, name);
@@ -181,7 +185,7 @@ class Task {
 
   TaskValidation cells(std::vector<std::string>& left_out) {
     TaskValidation out;
-    out.task = suite_.name;
+    out.task = task_name();
     out.prompts = static_cast<std::int64_t>(done_);
     out.prose = suite_.prompts[0].task == "prose";
     std::set<std::string> methods, amounts, reported;
