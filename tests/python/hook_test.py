@@ -305,20 +305,11 @@ class Hook(unittest.TestCase):
             with self.record(model, "cropped.kvt", force=True) as r, torch.no_grad():
                 cache = DynamicCache()
                 model(ids_of(300), past_key_values=cache, use_cache=True)
-                cache.crop(40)
+                cache.crop(40 - int(cache.get_seq_length()) if MAJOR >= 5 else 40)
                 model(ids_of(300)[:, 40:60], past_key_values=cache, use_cache=True)
             self.assertRegex(str(r.failed), "cropped")
 
     # -- back pressure and faults --------------------------------------------------------------------------------------
-
-    def slow_writer(self, seconds):
-        """A writer that starts late: until then nothing leaves the spool."""
-        script = self.path("writer.sh")
-        library = os.environ["KVGRIND_RECORD_LIBRARY"]
-        with open(script, "w", encoding="utf-8") as f:
-            f.write(f"#!/bin/sh\nexec {os.path.dirname(library)}/kvgrind-record-writer\n")
-        os.chmod(script, 0o755)
-        return script
 
     def stopped(self, recording, seconds, work):
         """Runs `work` while the writer process stands still for a while."""
@@ -333,19 +324,19 @@ class Hook(unittest.TestCase):
     def test_pressure(self):
         model, ids = tiny(), ids_of(300)
         with self.record(model, "plain.kvt", statistics=False, steps=8):
-            self.generate(model, ids, 400)
+            self.generate(model, ids, 300)
         with kvgrind.Trace(self.path("plain.kvt")) as t:
             plain = arrays(t, 0)
         for pressure in ("block", "drop", "shrink"):
             with self.subTest(pressure=pressure):
                 with self.record(model, pressure + ".kvt", statistics=False, pressure=pressure, steps=8, logits=False,
-                                 spool_bytes=2 << 20) as r:
+                                 spool_bytes=1 << 20) as r:
                     self.generate(model, ids, 2)
                     r.recorder.call("kvg_drain")
-                    out = self.stopped(r, 1.5, lambda: self.generate(model, ids, 400))
+                    out = self.stopped(r, 3, lambda: self.generate(model, ids, 300))
                     status = r.status()
                 self.assertIsNone(r.failed)
-                self.assertEqual(out.shape[1], ids.shape[1] + 400)
+                self.assertEqual(out.shape[1], ids.shape[1] + 300)
                 self.check_structure(pressure + ".kvt")
                 with kvgrind.Trace(self.path(pressure + ".kvt")) as t:
                     text = " ".join(t.not_recorded)

@@ -91,12 +91,19 @@ def window(model, module, index):
 
 
 def _half_split(model, attention):
-    """Whether dims (m, m + r/2) rotate together, as a trace says; read off the model's own rotate_half."""
-    own = getattr(sys.modules[type(attention[0]).__module__], "rotate_half", None)
-    if own is None:
-        return False
+    """Whether dims (m, m + r/2) rotate together, as a trace says; read off the model's own function."""
+    module = sys.modules[type(attention[0]).__module__]
     x = torch.arange(1.0, 9.0).reshape(1, 1, 1, 8)
-    return torch.equal(own(x), torch.cat((-x[..., 4:], x[..., :4]), dim=-1))
+    turned = torch.cat((-x[..., 4:], x[..., :4]), dim=-1)
+    if hasattr(module, "rotate_half"):
+        return torch.equal(module.rotate_half(x), turned)
+    if hasattr(module, "apply_rotary_pos_emb"):  # with a cosine and sine for each pair: turned by a quarter
+        try:
+            zero, one = torch.zeros(1, 1, 4), torch.ones(1, 1, 4)
+            return torch.equal(module.apply_rotary_pos_emb(x, x, zero, one)[0], turned)
+        except (RuntimeError, TypeError):
+            return False
+    return False
 
 
 def rope(model, attention):

@@ -199,7 +199,7 @@ class Recording:
             raise RecordError("recording generate(): found beams, several returned sequences or an assistant, "
                               "expected one sequence a row that only grows")
         ids = keywords.get("input_ids", keywords.get("inputs", arguments[0] if arguments else None))
-        eos = ask("eos_token_id", [])
+        eos = ask("eos_token_id", None) or []
         eos = eos if isinstance(eos, (list, tuple)) else [eos]
         self.generating = {"mask": keywords.get("attention_mask"), "eos": {int(e) for e in eos if e is not None},
                            "decode": int(ask("max_new_tokens", 0) or 0),
