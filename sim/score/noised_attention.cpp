@@ -14,10 +14,10 @@
 namespace kvgrind::sim::scores {
 namespace {
 
-// Standard Gumbel noise of one logit.
-double gumbel(const RandomKey& key, std::int64_t query, std::int64_t position) {
+// exp(−g) of a standard Gumbel g of one logit: −log of a uniform.
+double exponential(const RandomKey& key, std::int64_t query, std::int64_t position) {
   const double u = static_cast<double>(random_uniform(key, (query << 31) | position)) + 0x1p-25;
-  return -std::log(-std::log(u));
+  return -std::log(u);
 }
 
 void score(const ScoreContext& context, Columns& out) {
@@ -44,15 +44,16 @@ void score(const ScoreContext& context, Columns& out) {
         const double tau =
             context.params.number("tau") +
             context.params.number("tau_step") * static_cast<double>(std::max<std::int64_t>(0, query - prompt + 1));
-        double top = -1e300, total = 0;
-        for (std::size_t j = 0; j < x.size(); ++j) {
-          const double mass = p(i, static_cast<std::int64_t>(j));
-          x[j] = -1e300;
-          if (mass <= 0) continue;
-          x[j] = (std::log(mass) + (noise ? gumbel(key, query, slots.position[j]) : 0.0)) / tau;
+        double top = 0, total = 0;
+        for (std::size_t j = 0; j < x.size(); ++j) {  // exp(logit + noise), up to the row's own factor
+          x[j] = std::max(0.0, static_cast<double>(p(i, static_cast<std::int64_t>(j))));
+          if (x[j] > 0 && noise) x[j] /= exponential(key, query, slots.position[j]);
           top = std::max(top, x[j]);
         }
-        for (double& value : x) total += value = std::exp(value - top);
+        for (double& value : x) {
+          if (tau != 1 && value > 0) value = std::pow(value / top, 1 / tau);
+          total += value;
+        }
         for (std::size_t j = 0; j < x.size(); ++j) more[j] += x[j] / total;
       }
     }

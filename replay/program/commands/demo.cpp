@@ -70,7 +70,7 @@ std::vector<replay::TextPrompt> example_prompts(const std::filesystem::path& exa
     mixed.push_back(std::move(needles[i]));
     if (i % 3 == 1 && i / 3 < prose.size()) mixed.push_back(std::move(prose[i / 3]));
   }
-  constexpr std::size_t most_pairs = 800;  // of a policy and a context: 45 s on two cores
+  constexpr std::size_t most_pairs = 270;  // of a policy and a context: 35 s on two cores
   mixed.resize(std::min(mixed.size(), std::max<std::size_t>(4, most_pairs / std::max<std::size_t>(policies, 1))));
   for (replay::TextPrompt& prompt : mixed) prompt.questions.resize(1);
   return mixed;
