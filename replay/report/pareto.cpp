@@ -167,7 +167,8 @@ std::vector<Series> take_series(const Report& report, const ParetoOptions& optio
       if (x == row.values.end() || value == row.values.end()) continue;
       if (!(x->second.value > 0) || std::isnan(value->second.value)) continue;
       auto it = std::find_if(out.begin(), out.end(), [&](const Series& s) { return s.name == row.preset; });
-      if (it == out.end()) it = out.insert(out.end(), {row.preset, row.standing, {}});
+      if (it == out.end())
+        it = out.insert(out.end(), {row.preset, row.standing == Standing::over ? Standing::ranked : row.standing, {}});
       it->points.push_back({x->second.value, value->second});
     }
   }

@@ -30,8 +30,13 @@ std::string cell(const std::string& column, const Estimate& e, bool interval) {
   return fmt::format("{:.3f} [{:.3f}, {:.3f}]", e.value, e.lo, e.hi);
 }
 
+const char* standing_name(Standing standing) {
+  return standing == Standing::ranked ? "ranked" : standing == Standing::over ? "over" : "reference";
+}
+
 std::string rank_text(const ReportRow& row) {
   if (row.standing == Standing::reference) return "ref";
+  if (row.standing == Standing::over) return "over";
   return std::isnan(row.rank) ? "–" : number_text(row.rank);
 }
 
@@ -59,7 +64,8 @@ std::vector<std::vector<std::string>> cells(const ReportTable& table) {
 
 std::string footer(const Report& report) {
   return fmt::format(
-      "Intervals: {:g} % bootstrap over prompts, {} resamples, seed {}. Reference rows (ref) are not ranked.",
+      "Intervals: {:g} % bootstrap over prompts, {} resamples, seed {}. Reference rows (ref) are not ranked, nor "
+      "are those that store more than the budget (over).",
       report.confidence * 100, report.resamples, report.seed);
 }
 
@@ -109,7 +115,7 @@ std::string print_csv(const Report& report) {
               table.budget,
               table.headline,
               csv_number(row.rank),
-              row.standing == Standing::ranked ? "ranked" : "reference",
+              standing_name(row.standing),
               row.preset,
               row.policy,
               row.hash,
@@ -139,7 +145,7 @@ std::string print_json(const Report& report) {
             {"value", number_or_null(e.value)}, {"lo", number_or_null(e.lo)}, {"hi", number_or_null(e.hi)}, {"n", e.n}};
       }
       rows.push_back(json::object{{"rank", number_or_null(row.rank)},
-                                  {"standing", row.standing == Standing::ranked ? "ranked" : "reference"},
+                                  {"standing", standing_name(row.standing)},
                                   {"preset", row.preset},
                                   {"policy", row.policy},
                                   {"hash", row.hash},

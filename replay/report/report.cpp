@@ -83,6 +83,18 @@ std::vector<std::string> choose_columns(const std::vector<const traces::ResultRo
 
 using Rows = std::vector<const traces::ResultRow*>;
 
+// Whether a policy's rows store more than a fraction asks for, beyond rounding and what scales and protected tokens
+// add.
+bool over_budget(const Rows& rows) {
+  double stored = 0, n = 0;
+  for (const traces::ResultRow* row : rows)
+    if (row->status == "ok" && !std::isnan(row->stored_frac)) stored += row->stored_frac, ++n;
+  const double keep = rows.front()->budget_keep      ? *rows.front()->budget_keep
+                      : rows.front()->budget_removed ? 1 - *rows.front()->budget_removed
+                                                     : nan;
+  return n > 0 && stored / n > 1.1 * keep + 0.01;
+}
+
 // What the bootstrap draws: contexts; sequences when all of them share one context.
 class Prompts {
  public:
@@ -232,6 +244,7 @@ void Builder::add_table(const Rows& rows) {
     }
     for (const traces::ResultRow* row : own)
       out.failed += row->status != "ok" || std::isnan(field(*row, table.headline));
+    if (out.standing == Standing::ranked && over_budget(own)) out.standing = Standing::over;
     warn_of_rows(table, out.preset, own);
     table.rows.push_back(std::move(out));
   }

@@ -30,7 +30,9 @@ struct ReportOptions {
   double confidence = 0.95;
 };
 
-enum class Standing : std::uint8_t { ranked, reference };  // reference: full, random (null), oracles
+// over: stores more than the budget (methods of fixed size, retrieval, codes of the rest), so it is not ranked beside
+// those that keep to it; reference: full, random (null), oracles.
+enum class Standing : std::uint8_t { ranked, over, reference };
 
 struct ReportRow {
   std::string preset, policy, hash;
@@ -45,7 +47,7 @@ struct ReportTable {
   std::string headline;  // what this table is ranked by
   double budget_keep = std::numeric_limits<double>::quiet_NaN();
   std::vector<std::string> columns;  // headline first
-  std::vector<ReportRow> rows;       // by headline; references after the ranked
+  std::vector<ReportRow> rows;       // by headline; the ranked, those over the budget, references
   std::int64_t prompts = 0;          // what the bootstrap draws: contexts, or sequences when all share one context
   std::string verdict;               // one sentence with the interval; empty when nothing is ranked
 };

@@ -92,6 +92,26 @@ TEST(Report, NumbersByHand) {
   EXPECT_EQ(report.tables[1].rows[0].preset, "tova");
 }
 
+// A method of fixed size would win every tight budget by ignoring it.
+TEST(Report, WhatStoresMoreThanTheBudgetIsNotRankedBesideIt) {
+  std::vector<traces::ResultRow> rows = some_rows();
+  for (std::int64_t s = 0; s < 8; ++s) {
+    rows.push_back(row("kvdirect", 0.2, s, 0.0));
+    rows.back().stored_frac = 1.0;
+    rows.push_back(row("cur", 0.2, s, 0.5));
+    rows.back().stored_frac = 0.22;  // scales and protected tokens may add a little
+  }
+  const Report report = build_report(rows);
+  const ReportTable& table = report.tables[0];
+  EXPECT_EQ(find(table, "kvdirect").standing, Standing::over);
+  EXPECT_TRUE(std::isnan(find(table, "kvdirect").rank));
+  EXPECT_EQ(find(table, "cur").standing, Standing::ranked);
+  EXPECT_EQ(table.rows[0].preset, "snapkv");
+  EXPECT_EQ(table.verdict.find("kvdirect"), std::string::npos) << table.verdict;
+  EXPECT_NE(print_report(report, ReportFormat::table).find("over "), std::string::npos);
+  EXPECT_NE(print_report(report, ReportFormat::csv).find(",over,kvdirect,"), std::string::npos);
+}
+
 TEST(Report, TheVerdictSaysWhatTheIntervalsSay) {
   const Report report = build_report(some_rows());
   EXPECT_EQ(report.tables[0].verdict.rfind("At 20 % kept, snapkv loses least: D.answer 0.135 [", 0), 0u)
