@@ -152,6 +152,27 @@ std::vector<std::pair<double, double>> hull(std::vector<std::pair<double, double
   return out;
 }
 
+// With many policies, the curves that are best on average, and a word on how many there are: more cannot be told apart.
+void keep_the_best(std::vector<Series>& series, bool higher, std::string& words) {
+  constexpr std::size_t most = 16;
+  std::vector<std::pair<double, std::string>> order;
+  for (const Series& s : series) {
+    if (s.standing != Standing::ranked) continue;
+    double sum = 0;
+    for (const Point& p : s.points) sum += higher ? -p.y.value : p.y.value;
+    const bool curve = s.points.size() > 1 && s.points.back().x > 1.5 * s.points.front().x;
+    order.emplace_back(curve ? sum / static_cast<double>(s.points.size()) : std::numeric_limits<double>::infinity(),
+                       s.name);
+  }
+  if (order.size() <= most) return;
+  std::sort(order.begin(), order.end());
+  words += fmt::format("; the {} best of {} policies", most, order.size());
+  std::erase_if(series, [&](const Series& s) {
+    return s.standing == Standing::ranked &&
+           std::none_of(order.begin(), order.begin() + most, [&](const auto& best) { return best.second == s.name; });
+  });
+}
+
 std::vector<Series> take_series(const Report& report, const ParetoOptions& options, std::string& y,
                                 std::string& words) {
   std::vector<Series> out;
@@ -193,6 +214,7 @@ std::vector<Series> take_series(const Report& report, const ParetoOptions& optio
   std::erase_if(out, [](const Series& s) {
     return s.standing == Standing::reference && s.points.size() > 1 && s.points.front().x == s.points.back().x;
   });
+  keep_the_best(out, higher_is_better(y), words);
   return out;
 }
 

@@ -173,6 +173,18 @@ TEST(Report, BudgetsInWords) {
   EXPECT_EQ(budget_words({.budget = "67108864B"}), "67108864B kept");
 }
 
+TEST(Pareto, OfManyPoliciesTheBestAreDrawn) {
+  std::vector<traces::ResultRow> rows;
+  for (int i = 0; i < 40; ++i)
+    for (const double keep : {0.2, 0.5})
+      rows.push_back(row("policy" + std::to_string(10 + i), keep, 0, 0.01 * (40 - i) + (keep == 0.2 ? 0.1 : 0.0)));
+  const std::string svg = pareto_svg(build_report(rows));
+  EXPECT_NE(svg.find("the 16 best of 40 policies"), std::string::npos);
+  EXPECT_NE(svg.find(">policy49<"), std::string::npos);
+  EXPECT_NE(svg.find(">policy34<"), std::string::npos);
+  EXPECT_EQ(svg.find(">policy33<"), std::string::npos);
+}
+
 TEST(Pareto, DrawsEveryPolicyOnceAndIsStable) {
   const Report report = build_report(some_rows());
   const std::string svg = pareto_svg(report);
