@@ -1,84 +1,34 @@
 // Expected attention of future queries, taken as Gaussian before rotation.
-//   in   mean and second moment of the pre-RoPE queries at positions ≥ sinks, keys (post-RoPE) and values of the slots
-//   out  s [slots]: softmax over slots at positions ≥ sinks of scale·μ'·k + ½ scale² kᵀΣ'k, mean over the group's query
-//        heads; (s + eps)·‖v‖ with vnorm; slots of sinks = +inf
-//        μ' = R̄μ, Σ' = R̄ΣR̄ᵀ, R̄ = mean rotation (attention factor included) of positions T … T + future − 1;
+//   in   mean and second moment of the pre-RoPE queries at positions ≥ sinks, keys (post-RoPE) and values of the slots;
 //        Σ divides by n
+//   out  s [slots]: sim/engine/gaussian_queries.h
 //   errors: no queries at positions ≥ sinks throws Error(usage)
 //   source: arXiv 2510.00636; NVIDIA/kvpress expected_attention_press.py; deviations: double precision
-#include <Eigen/Core>
-#include <algorithm>
-#include <cmath>
-#include <limits>
-
 #include "core/error.h"
-#include "sim/engine/mean_rotation.h"
-#include "sim/engine/primitive.h"
+#include "sim/engine/gaussian_queries.h"
 
 namespace kvgrind::sim::scores {
 namespace {
 
-using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-
-// softmax(z) over the slots from `begin` on, added to `sum`.
-void add_softmax(const Eigen::VectorXd& z, Eigen::VectorXd& sum) {
-  const Eigen::VectorXd p = (z.array() - z.maxCoeff()).exp().matrix();
-  sum += p / p.sum();
-}
-
 void score(const ScoreContext& context, Columns& out) {
-  const ModelCard& card = *context.facts.card;
-  const GroupSlots& slots = context.slots();
-  const std::int64_t sinks = context.params.integer("sinks"), tokens = context.moment.tokens;
-  const auto begin = static_cast<std::int64_t>(std::lower_bound(slots.position.begin(), slots.position.end(), sinks) -
-                                               slots.position.begin());
-  std::fill_n(out.s.begin(), begin, std::numeric_limits<float>::infinity());
-  const std::int64_t n = slots.size() - begin, dim = slots.head_dim;
-  if (n == 0) return;
-
-  const RopeSet& set =
-      card.rope[static_cast<std::size_t>(card.layer[static_cast<std::size_t>(context.layer)].rope_set)];
-  const Array<double, 2> rotation = mean_rotation(set, dim, tokens, context.params.integer("future"));
-  const Matrix r = Eigen::Map<const Matrix>(rotation.data(), dim, dim);
-  const Matrix k = Eigen::Map<const Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>>(
-                       slots.k.data() + begin * dim, n, dim)
-                       .cast<double>();
-  const auto scale = static_cast<double>(card.scale);
-  Eigen::VectorXd sum = Eigen::VectorXd::Zero(n);
-  for (std::int64_t h = 0; h < context.query_heads(); ++h) {
-    const QueryStatistics statistics =
-        context.signals.query_statistics(context.layer, context.first_query_head() + h, sinks, tokens);
+  const auto queries = [&](std::int64_t query_head) {
+    const QueryStatistics statistics = context.signals.query_statistics(
+        context.layer, query_head, context.params.integer("sinks"), context.moment.tokens);
     if (statistics.n == 0)
       throw Error(Category::usage, {.doing = "scoring by expected attention",
                                     .found = "no query behind the sinks",
                                     .expected = "more tokens than sinks"});
-    const Eigen::VectorXd mean = Eigen::Map<const Eigen::VectorXf>(statistics.mean.data(), dim).cast<double>();
-    const Eigen::VectorXd mu = r * mean;
-    Eigen::VectorXd z = scale * (k * mu);
+    const std::int64_t dim = context.slots().head_dim;
+    GaussianQueries q{.mean = Eigen::Map<const Eigen::VectorXf>(statistics.mean.data(), dim).cast<double>()};
     if (context.params.boolean("cov")) {
-      Matrix sigma = Eigen::Map<const Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>>(
+      q.covariance = Eigen::Map<const Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>>(
                          statistics.second_moment.data(), dim, dim)
                          .cast<double>();
-      sigma -= mean * mean.transpose();
-      const Matrix rotated = r * sigma * r.transpose();
-      z += 0.5 * scale * scale * (k * rotated).cwiseProduct(k).rowwise().sum();
+      q.covariance -= q.mean * q.mean.transpose();
     }
-    add_softmax(z, sum);
-  }
-  const bool vnorm = context.params.boolean("vnorm");
-  const double eps = context.params.number("eps");
-  for (std::int64_t i = 0; i < n; ++i) {
-    double s = sum(i) / static_cast<double>(context.query_heads());
-    if (vnorm) {
-      double norm = 0;
-      for (std::int64_t d = 0; d < dim; ++d) {
-        const auto x = static_cast<double>(slots.v[static_cast<std::size_t>((begin + i) * dim + d)]);
-        norm += x * x;
-      }
-      s = (s + eps) * std::sqrt(norm);
-    }
-    out.s[static_cast<std::size_t>(begin + i)] = static_cast<float>(s);
-  }
+    return q;
+  };
+  score_by_gaussian_queries(context, queries, out);
 }
 
 }  // namespace
