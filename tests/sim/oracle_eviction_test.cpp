@@ -6,7 +6,7 @@
 #include <numeric>
 
 #include "sim/engine/bound_policy.h"
-#include "tests/support/synthetic_source.h"
+#include "tests/support/t8.h"
 
 namespace kvgrind::tests {
 namespace {
@@ -16,35 +16,8 @@ using testing::ElementsAre;
 using testing::FloatNear;
 using testing::Pointwise;
 
-Positions kept(const SyntheticSource& source, std::string_view policy, std::string_view amount,
-               EngineSetup setup = {}) {
-  setup.amount = sim::parse_amount(amount);
-  return run_engine(policy, source, setup).kept(0, 0);
-}
-
-// The scores of a call over all tokens of the source, in order of position.
 std::vector<float> scores(const SyntheticSource& source, const std::string& call, std::int64_t at = 0) {
-  const std::int64_t tokens = at > 0 ? at : source.tokens();
-  const sim::BoundCall bound = sim::bind_call("score", parse_call(call), call);
-  sim::CacheState cache(source.card());
-  source.feed(cache, 0, tokens);
-  const sim::RunFacts facts{.card = &source.card()};
-  const sim::Moment moment{.tokens = tokens, .compress = true};
-  sim::Memory memory;
-  const sim::Params none;
-  const sim::ScoreContext context{none, facts, moment, source, cache, 0, 0, memory};
-  sim::Columns columns;
-  context.evaluate(bound, columns);
-  return columns.s;
-}
-
-const SyntheticSource& attention() {
-  static const SyntheticSource source(t8_attention());
-  return source;
-}
-const SyntheticSource& geometry() {
-  static const SyntheticSource source(t8_geometry());
-  return source;
+  return columns(source, call, sim::Granularity::kv_head, at).s;
 }
 
 TEST(T8, AttentionIsTheTable) {

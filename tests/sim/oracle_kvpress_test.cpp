@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "sim/engine/bound_policy.h"
-#include "tests/support/synthetic_source.h"
+#include "tests/support/t8.h"
 
 namespace kvgrind::tests {
 namespace {
@@ -14,33 +14,8 @@ using testing::ElementsAre;
 using testing::FloatNear;
 using testing::Pointwise;
 
-const SyntheticSource& attention() {
-  static const SyntheticSource source(t8_attention());
-  return source;
-}
-const SyntheticSource& geometry() {
-  static const SyntheticSource source(t8_geometry());
-  return source;
-}
-Positions kept(const SyntheticSource& source, std::string_view policy, std::string_view amount) {
-  return run_engine(policy, source, {.amount = sim::parse_amount(amount)}).kept(0, 0);
-}
-sim::Columns columns_of(const SyntheticSource& source, const std::string& call) {
-  const sim::BoundCall bound = sim::bind_call("score", parse_call(call), call);
-  sim::CacheState cache(source.card());
-  source.feed(cache, 0, source.tokens());
-  const sim::RunFacts facts{.card = &source.card()};
-  const sim::Moment moment{.tokens = source.tokens(), .compress = true};
-  sim::Memory memory;
-  const sim::Params none;
-  const sim::ScoreContext context{none, facts, moment, source, cache, 0, 0, memory};
-  sim::Columns columns;
-  context.evaluate(bound, columns);
-  return columns;
-}
-
 TEST(SimLayerKv, ALayerThatLooksAtSinksAndRecentsKeepsThoseAlone) {
-  EXPECT_NEAR(columns_of(attention(), "sink_recent_mass(last=1,sinks=1,recent=2)").figures.at("mass"), 0.3, 1e-6);
+  EXPECT_NEAR(columns(attention(), "sink_recent_mass(last=1,sinks=1,recent=2)").figures.at("mass"), 0.3, 1e-6);
   EXPECT_THAT(kept(attention(), "simlayerkv(threshold=0.25,sinks=1,recent=2)", "1"), ElementsAre(0, 7));
   EXPECT_EQ(kept(attention(), "simlayerkv(threshold=0.31,sinks=1,recent=2)", "0.1").size(), 8u);
   EXPECT_EQ(kept(attention(), "simlayerkv(threshold=0.01,sinks=3,recent=4)", "0.1").size(), 8u);  // too short to cut
@@ -61,7 +36,7 @@ TEST(KeyRerotation, KeepsWhatItsScoreKeeps) {
 }
 
 TEST(Leverage, KeysThatTheOthersCannotRebuild) {
-  EXPECT_THAT(columns_of(geometry(), "leverage(sketch=0)").s,
+  EXPECT_THAT(columns(geometry(), "leverage(sketch=0)").s,
               Pointwise(FloatNear(1e-4f), {.0662f, .0964f, .0017f, .2765f, .2564f, .3244f, .2766f, .7002f}));
   EXPECT_THAT(kept(geometry(), "leverage", "3t"), ElementsAre(5, 6, 7));
 }

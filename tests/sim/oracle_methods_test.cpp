@@ -8,7 +8,7 @@
 #include "sim/engine/apportion.h"
 #include "sim/engine/bound_policy.h"
 #include "sim/engine/methods.h"
-#include "tests/support/synthetic_source.h"
+#include "tests/support/t8.h"
 
 namespace kvgrind::tests {
 namespace {
@@ -18,35 +18,6 @@ using testing::ElementsAre;
 using testing::FloatNear;
 using testing::Pointwise;
 
-const SyntheticSource& attention() {
-  static const SyntheticSource source(t8_attention());
-  return source;
-}
-const SyntheticSource& geometry() {
-  static const SyntheticSource source(t8_geometry());
-  return source;
-}
-
-Positions kept(const SyntheticSource& source, std::string_view policy, std::string_view amount,
-               EngineSetup setup = {}) {
-  setup.amount = sim::parse_amount(amount);
-  return run_engine(policy, source, setup).kept(0, 0);
-}
-
-sim::Columns columns(const SyntheticSource& source, const std::string& call,
-                     sim::Granularity granularity = sim::Granularity::kv_head) {
-  const sim::BoundCall bound = sim::bind_call("score", parse_call(call), call);
-  sim::CacheState cache(source.card(), granularity);
-  source.feed(cache, 0, source.tokens());
-  const sim::RunFacts facts{.card = &source.card()};
-  const sim::Moment moment{.tokens = source.tokens(), .compress = true};
-  sim::Memory memory;
-  const sim::Params none;
-  const sim::ScoreContext context{none, facts, moment, source, cache, 0, 0, memory};
-  sim::Columns out;
-  context.evaluate(bound, out);
-  return out;
-}
 std::vector<float> front(std::vector<float> list, std::size_t n) {
   list.resize(n);
   return list;
@@ -293,7 +264,7 @@ TEST(KvDirect, ResidualsAgainstKeysAndValues) {
   const auto ledger = [&](const char* policy) {
     return run_engine(policy, source, {.amount = sim::parse_amount("1t")}).cache.ledger();
   };
-  const sim::Ledger single = ledger("kvdirect"), layers = ledger("kvdirect(checkpoint=layers)");
+  const sim::Ledger single = ledger("kvdirect-m"), layers = ledger("kvdirect-m(checkpoint=layers)");
   EXPECT_EQ(single.residual_bytes, 2 * 5120);
   EXPECT_EQ(layers.residual_bytes, 2 * 174080);
   EXPECT_EQ(single.stored_bytes(), 139264 + 2 * 5120);
