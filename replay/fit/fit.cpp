@@ -19,7 +19,7 @@ namespace {
 }
 
 // Sequences by prompt: the root of their forks.
-FitSplit split_of(const FitRequest& request) {
+FitSplit split_of(const FitRequest& request, bool future) {
   const ModelCard& card = request.runs.at(0)->card();
   FitSplit out{request, card, {}, {}};
   std::vector<std::vector<FitSequence>> prompts;
@@ -30,15 +30,17 @@ FitSplit split_of(const FitRequest& request) {
     for (const traces::SequenceInfo& info : run->sequences()) {
       FitSequence sequence{run, std::make_shared<OpenSource>(run, info.id), info.id, info.tokens,
                            compression_moment(info.segments, info.tokens, Protocol::blind)};
-      if (sequence.moment >= info.tokens) continue;  // nothing comes after the context
+      if (future && sequence.moment >= info.tokens) continue;  // nothing comes after the context
       const auto [it, fresh] = place.emplace(root_sequence(*run, info.id), prompts.size());
       if (fresh) prompts.emplace_back();
       prompts[it->second].push_back(std::move(sequence));
     }
   }
   if (prompts.size() < 2)
-    refuse(request.method, fmt::format("{} prompts with tokens after their context", prompts.size()),
-           "at least two: one is held out", "record more contexts with questions and answers");
+    refuse(request.method,
+           fmt::format("{} prompts{}", prompts.size(), future ? " with tokens after their context" : ""),
+           "at least two: one is held out",
+           future ? "record more contexts with questions and answers" : "record more contexts");
   const auto every = std::max<std::size_t>(2, static_cast<std::size_t>(std::lround(1 / request.held_out)));
   for (std::size_t p = 0; p < prompts.size(); ++p) {
     const bool held = p % every == every - 1 || (prompts.size() < every && p + 1 == prompts.size());
@@ -53,17 +55,17 @@ FitSplit split_of(const FitRequest& request) {
 const std::vector<FitMethod>& fit_methods() {
   static const std::vector<FitMethod> methods = {
       {"qfilters", "main direction of each head's queries (second moment)",
-       "1 − share of the held-out second moment along the direction"},
+       "1 − share of the held-out second moment along the direction", fit_query_directions},
       {"triattention", "mean and mean modulus of each head's queries before rotation",
-       "distance of the held-out mean over its norm"},
+       "distance of the held-out mean over its norm", fit_query_centres},
       {"expected", "mean and covariance of each head's queries before rotation",
-       "distance of the held-out mean over its norm"},
+       "distance of the held-out mean over its norm", fit_query_gaussians},
       {"duo", "output error of each head when it sees sinks and recents alone, over the tokens after the context",
-       "1 − correlation of the heads' errors with the held-out ones"},
+       "1 − correlation of the heads' errors with the held-out ones", fit_streaming_error},
       {"locret", "future attention of a token from its own queries, keys and values (least squares, or --hidden)",
-       "squared error over variance, held out (1 = no better than the mean)"},
+       "squared error over variance, held out (1 = no better than the mean)", fit_learned_score},
       {"attention_gate", "whether a token is in the half that the future attends to most (logistic regression)",
-       "share of held-out tokens on the wrong side"}};
+       "share of held-out tokens on the wrong side", fit_learned_gate}};
   return methods;
 }
 
@@ -79,17 +81,12 @@ Calibration fit(const FitRequest& request) {
   if (request.runs.empty()) refuse(request.method, "no recording", "at least one");
   if (!(request.held_out > 0 && request.held_out <= 0.5))
     refuse(request.method, fmt::format("a held-out share of {}", request.held_out), "one above 0, at most 0.5");
-  const FitSplit split = split_of(request);
+  const FitSplit split = split_of(request, method->future);
   Calibration out;
   out.method = request.method;
   out.model = calibration_model(split.card);
   out.texts["error"] = method->error;
-  if (request.method == "qfilters") fit_query_directions(split, out);
-  if (request.method == "triattention") fit_query_centres(split, out);
-  if (request.method == "expected") fit_query_gaussians(split, out);
-  if (request.method == "duo") fit_streaming_error(split, out);
-  if (request.method == "locret") fit_learned_head(split, false, out);
-  if (request.method == "attention_gate") fit_learned_head(split, true, out);
+  method->learn(split, out);
   out.numbers["sequences_fitted"] = static_cast<double>(split.fitted.size());
   out.numbers["sequences_held_out"] = static_cast<double>(split.held_out.size());
   return out;

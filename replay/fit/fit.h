@@ -21,10 +21,13 @@ struct FitRequest {
   std::int64_t sinks = 16, recent = 64;                  // of a streaming head
 };
 
+struct FitSplit;  // fit_data.h
 struct FitMethod {
   const char* name;
   const char* help;   // what is fitted, from what
   const char* error;  // what the held-out error is
+  void (*learn)(const FitSplit&, Calibration&);
+  bool future = true;  // needs tokens after the context
 };
 const std::vector<FitMethod>& fit_methods();
 

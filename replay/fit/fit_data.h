@@ -39,6 +39,7 @@ void fit_query_directions(const FitSplit& split, Calibration& out);
 void fit_query_gaussians(const FitSplit& split, Calibration& out);
 void fit_query_centres(const FitSplit& split, Calibration& out);
 void fit_streaming_error(const FitSplit& split, Calibration& out);
-void fit_learned_head(const FitSplit& split, bool logistic, Calibration& out);
+void fit_learned_score(const FitSplit& split, Calibration& out);
+void fit_learned_gate(const FitSplit& split, Calibration& out);
 
 }  // namespace kvgrind::replay

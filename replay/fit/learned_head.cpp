@@ -184,8 +184,6 @@ void store(Calibration& out, const std::string& name, const Eigen::MatrixXd& x, 
     for (Eigen::Index j = 0; j < x.cols(); ++j) tensor.values.push_back(static_cast<float>(x(i, j)));
 }
 
-}  // namespace
-
 void fit_learned_head(const FitSplit& split, bool gate, Calibration& out) {
   const ModelCard& card = split.card;
   const auto layers = static_cast<std::size_t>(card.layers);
@@ -221,5 +219,10 @@ void fit_learned_head(const FitSplit& split, bool gate, Calibration& out) {
   out.numbers["fitted_error"] = fitted_sum / static_cast<double>(layers);
   out.numbers["held_out_error"] = held_sum / static_cast<double>(layers);
 }
+
+}  // namespace
+
+void fit_learned_score(const FitSplit& split, Calibration& out) { fit_learned_head(split, false, out); }
+void fit_learned_gate(const FitSplit& split, Calibration& out) { fit_learned_head(split, true, out); }
 
 }  // namespace kvgrind::replay
