@@ -40,7 +40,7 @@ void list_tasks(Pass& pass, std::int64_t layer) {
         const std::int64_t end = whole ? n : std::min(n, cut);
         AttentionTask task{static_cast<std::int64_t>(f), h, heads, begin, end};
         begin = end;
-        if (pass.only_wanted(layer)) trim(task, pass.wanted[f]);
+        if (pass.only_wanted(layer) && !whole) trim(task, pass.wanted[f]);
         if (task.begin < task.end) pass.work.tasks.push_back(task);
       }
   }
@@ -91,7 +91,7 @@ void attend(Pass& pass, std::int64_t layer, View<const float, 3> q, View<float, 
     params.out = columns(own, task.head * dim, dim);
     if (step) params.out = View<float, 2>(params.out.data(), {task.heads, dim});
     std::vector<float> step_lse(repeated.size());
-    if (feed.tap) params.lse = step ? step_lse.data() : lse.data() + task.head * lse.stride(0) + first;
+    if (lse.data()) params.lse = step ? step_lse.data() : lse.data() + task.head * lse.stride(0) + first;
     if (feed.tap && feed.tap->wants_probabilities(layer))
       params.probabilities = [&](std::int64_t row, View<const float, 2> p) {
         feed.tap->probabilities({.layer = layer,
@@ -101,7 +101,7 @@ void attend(Pass& pass, std::int64_t layer, View<const float, 3> q, View<float, 
                                  .key_position = group.position});
       };
     kernels::attention(params);
-    if (feed.tap)
+    if (lse.data())
       for (std::size_t h = 0; h < step_lse.size(); ++h)
         lse(task.head + static_cast<std::int64_t>(h), first) = step_lse[h];
   });

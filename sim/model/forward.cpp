@@ -52,7 +52,7 @@ std::vector<std::int64_t> logit_rows(const Feed& feed) {
 std::vector<Array<float, 2>> finish(Pass& pass) {
   const ModelCard& card = pass.model.config.card;
   for (std::int64_t i = 0; i < pass.x.size(); ++i) pass.x.data()[i] += pass.delta.data()[i];
-  const View<float, 2> rows = pass.tapped ? wanted_rows(pass, pass.x, pass.work.last_x) : pass.x;
+  const View<float, 2> rows = pass.last_wanted_only ? pass.x : wanted_rows(pass, pass.x, pass.work.last_x);
   const View<float, 2> logits = pass.work.logits.shape(rows.extent(0), card.vocab);
   if (rows.extent(0) > 0) {
     kernels::rms_norm(rows, pass.model.final_norm, pass.model.config.rms_eps, rows);
@@ -75,7 +75,9 @@ std::vector<Array<float, 2>> finish(Pass& pass) {
     }
     if (feed.tap)
       feed.tap->end(
-          {.final_residual = pass.x.slice(pass.row[f], pass.rows(f)), .logits = own, .logit_rows = pass.wanted[f]});
+          {.final_residual = pass.last_wanted_only ? View<const float, 2>{} : pass.x.slice(pass.row[f], pass.rows(f)),
+           .logits = own,
+           .logit_rows = pass.wanted[f]});
   }
   return out;
 }
@@ -95,7 +97,6 @@ std::vector<Array<float, 2>> run(const Model& model, std::span<const Feed> feeds
     pass.row.push_back(pass.row.back() + n);
     for (std::int64_t i = 0; i < n; ++i) pass.position.push_back(feed.first + i);
     pass.wanted.push_back(logit_rows(feed));
-    pass.tapped = pass.tapped || feed.tap;
   }
   pass.x = work.x.shape(pass.rows(), card.hidden);
   pass.normed = work.normed.shape(pass.rows(), card.hidden);
@@ -104,13 +105,29 @@ std::vector<Array<float, 2>> run(const Model& model, std::span<const Feed> feeds
     if (feed.tap)
       feed.tap->begin({.sequence = feed.sequence, .first = feed.first, .ids = feed.ids, .decode = feed.decode});
   embed(pass);
-  for (std::int64_t l = 0; l < card.layers; ++l) run_layer(pass, l);
+  for (std::int64_t l = 0; l < card.layers; ++l) {
+    ask_taps(pass, l);
+    run_layer(pass, l);
+  }
   return finish(pass);
 }
 
 }  // namespace
 
 View<float, 2> wanted_rows(const Pass& pass, View<const float, 2> from, Buffer& to) {
+void ask_taps(Pass& pass, std::int64_t layer) {
+  pass.needs_q_pre = pass.needs_lse = false;
+  for (const Feed& feed : pass.feeds) {
+    if (!feed.tap) continue;
+    const TapNeeds needs = feed.tap->needs(layer);
+    const std::int64_t end = feed.first + static_cast<std::int64_t>(feed.ids.size());
+    pass.needs_q_pre |= needs.q_pre < end;
+    pass.needs_lse |= needs.lse < end;
+    if (layer + 1 == pass.model.config.card.layers && std::min({needs.lse, needs.attn_out, needs.output}) < end)
+      pass.last_wanted_only = false;
+  }
+}
+
   std::int64_t count = 0;
   for (const auto& rows : pass.wanted) count += static_cast<std::int64_t>(rows.size());
   const View<float, 2> out = to.shape(count, from.extent(1));

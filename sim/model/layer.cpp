@@ -52,14 +52,40 @@ void project(Pass& pass, std::int64_t index, View<float, 2> qkv, View<float, 2> 
   });
 }
 
+// Shows the layer to the taps and tells the caches that it is done. `attn_out` may be empty.
+void show(Pass& pass, std::int64_t index, View<const float, 2> qkv, View<const float, 2> q_pre,
+          View<const float, 2> lse, View<const float, 2> attn_out) {
+  const ModelCard& card = pass.model.config.card;
+  const std::int64_t dim = card.head_dim, q_heads = card.query_heads;
+  for (std::size_t f = 0; f < pass.feeds.size(); ++f) {
+    const Feed& feed = pass.feeds[f];
+    const std::int64_t first = pass.row[f], n = pass.rows(f);
+    const View<const float, 2> rows = qkv.slice(first, n);
+    const View<const float, 3> q = heads(rows, 0, q_heads, dim);
+    if (feed.tap) {
+      TapLayer shown{.layer = index,
+                     .q = q,
+                     .k = heads(rows, q_heads * dim, card.kv_heads, dim),
+                     .v = heads(rows, (q_heads + card.kv_heads) * dim, card.kv_heads, dim),
+                     .input = pass.x.slice(first, n),
+                     .attn_in = pass.normed.slice(first, n)};
+      if (q_pre.data()) shown.q_pre = heads(q_pre.slice(first, n), 0, q_heads, dim);
+      if (lse.data()) shown.lse = {lse.data() + first, {n, q_heads}, {1, lse.stride(0)}};
+      if (attn_out.data()) shown.attn_out = attn_out.slice(first, n);
+      feed.tap->layer(shown);
+    }
+    feed.cache->layer_done(index, feed.first, q);
+  }
+}
+
 void attention_part(Pass& pass, std::int64_t index) {
   const ModelCard& card = pass.model.config.card;
   const ModelLayer& layer = pass.model.layers[static_cast<std::size_t>(index)];
   const std::int64_t rows = pass.rows(), dim = card.head_dim;
   const std::int64_t q_width = card.query_heads * dim, k_width = card.kv_heads * dim;
   const View<float, 2> qkv = pass.work.qkv.shape(rows, q_width + 2 * k_width);
-  const View<float, 2> q_pre = pass.tapped ? pass.work.q_pre.shape(rows, q_width) : View<float, 2>{};
-  const View<float, 2> lse = pass.tapped ? pass.work.lse.shape(card.query_heads, rows) : View<float, 2>{};
+  const View<float, 2> q_pre = pass.needs_q_pre ? pass.work.q_pre.shape(rows, q_width) : View<float, 2>{};
+  const View<float, 2> lse = pass.needs_lse ? pass.work.lse.shape(card.query_heads, rows) : View<float, 2>{};
   View<float, 2> attended = pass.work.attended.shape(rows, q_width);
   const View<float, 3> q = heads(qkv, 0, card.query_heads, dim);
   const View<float, 3> k = heads(qkv, q_width, card.kv_heads, dim);
@@ -73,29 +99,18 @@ void attention_part(Pass& pass, std::int64_t index) {
     feed.cache->before_attention(index, feed.first, q.slice(first, n));
   }
   attend(pass, index, q, attended, lse);
-  if (pass.only_wanted(index)) {
-    attended = wanted_rows(pass, attended, pass.work.last_attended);
-    pass.x = wanted_rows(pass, pass.x, pass.work.last_x);
-    // Shaped anew: a row may be wanted twice, so there may be more rows than before.
-    pass.normed = pass.work.normed.shape(pass.x.extent(0), card.hidden);
-    pass.delta = pass.work.delta.shape(pass.x.extent(0), card.hidden);
+  if (!pass.only_wanted(index)) {
+    kernels::linear(layer.output, attended, pass.delta);
+    show(pass, index, qkv, q_pre, lse, pass.delta);
+    return;
   }
+  show(pass, index, qkv, q_pre, lse, {});
+  attended = wanted_rows(pass, attended, pass.work.last_attended);
+  pass.x = wanted_rows(pass, pass.x, pass.work.last_x);
+  // Shaped anew: a row may be wanted twice, so there may be more rows than before.
+  pass.normed = pass.work.normed.shape(pass.x.extent(0), card.hidden);
+  pass.delta = pass.work.delta.shape(pass.x.extent(0), card.hidden);
   kernels::linear(layer.output, attended, pass.delta);
-  for (std::size_t f = 0; f < pass.feeds.size(); ++f) {
-    const Feed& feed = pass.feeds[f];
-    const std::int64_t first = pass.row[f], n = pass.rows(f);
-    if (feed.tap)
-      feed.tap->layer({.layer = index,
-                       .q = q.slice(first, n),
-                       .q_pre = heads(q_pre, 0, card.query_heads, dim).slice(first, n),
-                       .k = k.slice(first, n),
-                       .v = v.slice(first, n),
-                       .lse = {lse.data() + first, {n, card.query_heads}, {1, rows}},
-                       .input = pass.x.slice(first, n),
-                       .attn_in = pass.normed.slice(first, n),
-                       .attn_out = pass.delta.slice(first, n)});
-    feed.cache->layer_done(index, feed.first, q.slice(first, n));
-  }
 }
 
 // delta = Down(silu(Gate u) · Up u), u = normed.

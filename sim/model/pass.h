@@ -45,16 +45,22 @@ struct Pass {
   std::vector<std::int64_t> row;                  // [feeds + 1] first row of each feed
   std::vector<std::int64_t> position;             // [rows]
   std::vector<std::vector<std::int64_t>> wanted;  // [feeds] rows within the feed whose logits are needed
-  bool tapped = false;                            // some feed has a tap
+  // What the taps read of the layer in work, as rows of the pass: does any of them need one?
+  bool needs_q_pre = false, needs_lse = false;
+  // The last layer's attention and MLP run for wanted rows only; their rows are all that is left of x then.
+  bool last_wanted_only = true;
 
   // [rows, hidden]: the residual; the normed input of a sublayer; what the sublayer adds. After the attention of the
-  // last layer only the wanted rows are left, unless a tap looks at all of them.
+  // last layer only the wanted rows are left, unless a tap looks at others.
   View<float, 2> x{}, normed{}, delta{};
 
   std::int64_t rows() const { return row.back(); }
   std::int64_t rows(std::size_t feed) const { return row[feed + 1] - row[feed]; }
-  bool only_wanted(std::int64_t layer) const { return !tapped && layer + 1 == model.config.card.layers; }
+  bool only_wanted(std::int64_t layer) const { return last_wanted_only && layer + 1 == model.config.card.layers; }
 };
+
+// Asks the taps what they need of a layer.
+void ask_taps(Pass& pass, std::int64_t layer);
 
 // One decoder layer: reads and updates pass.x; what its MLP adds is left in pass.delta.
 void run_layer(Pass& pass, std::int64_t layer);
@@ -82,7 +88,8 @@ inline View<float, 2> columns(View<float, 2> m, std::int64_t begin, std::int64_t
 }
 
 // The same columns as heads of D.
-inline View<float, 3> heads(View<float, 2> m, std::int64_t begin, std::int64_t count, std::int64_t dim) {
+template <class T>
+View<T, 3> heads(View<T, 2> m, std::int64_t begin, std::int64_t count, std::int64_t dim) {
   return {m.data() + begin, {m.extent(0), count, dim}, {m.stride(0), dim, 1}};
 }
 
