@@ -114,7 +114,6 @@ std::vector<Array<float, 2>> run(const Model& model, std::span<const Feed> feeds
 
 }  // namespace
 
-View<float, 2> wanted_rows(const Pass& pass, View<const float, 2> from, Buffer& to) {
 void ask_taps(Pass& pass, std::int64_t layer) {
   pass.needs_q_pre = pass.needs_lse = false;
   for (const Feed& feed : pass.feeds) {
@@ -128,6 +127,7 @@ void ask_taps(Pass& pass, std::int64_t layer) {
   }
 }
 
+View<float, 2> wanted_rows(const Pass& pass, View<const float, 2> from, Buffer& to) {
   std::int64_t count = 0;
   for (const auto& rows : pass.wanted) count += static_cast<std::int64_t>(rows.size());
   const View<float, 2> out = to.shape(count, from.extent(1));
