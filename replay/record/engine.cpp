@@ -4,6 +4,9 @@
 #include <charconv>
 #include <utility>
 
+#include "core/error.h"
+#include "replay/record/record.h"
+
 namespace kvgrind::replay {
 namespace {
 
@@ -24,6 +27,13 @@ std::unique_ptr<sim::KvCache> fork_plain(const ModelCard& card, const sim::KvCac
   return out;
 }
 
+int number_of(std::string_view device) {
+  const std::string_view number = device.substr(device.find(':') + 1);
+  int out = 0;
+  std::from_chars(number.data(), number.data() + number.size(), out);
+  return out;
+}
+
 }  // namespace
 
 Engine::Engine(const ModelConfig& config, const Weights& weights, std::string_view device, DType arithmetic) {
@@ -31,8 +41,7 @@ Engine::Engine(const ModelConfig& config, const Weights& weights, std::string_vi
     model_ = sim::build_model(config, weights);
     return;
   }
-  const std::string_view number = device.substr(device.find(':') + 1);
-  std::from_chars(number.data(), number.data() + number.size(), device_);
+  device_ = number_of(device);
   model_ = sim::build_cuda_model(config, weights, {.device = device_, .arithmetic = arithmetic});
 }
 
@@ -61,5 +70,22 @@ Array<float, 2> Engine::output_projection(std::int64_t layer) const {
 }
 
 kernels::DeviceStream Engine::stream() const { return sim::model_stream(*std::get<Cuda>(model_)); }
+
+PlacedModel place_model(const ModelConfig& config, const Weights& weights, std::string_view asked, DType arithmetic) {
+  PlacedModel out{nullptr, resolve_device(asked), {}};
+  if (out.device != "cpu") {
+    try {
+      out.model =
+          sim::build_model_on_device(config, weights, {.device = number_of(out.device), .arithmetic = arithmetic});
+      return out;
+    } catch (const Error& error) {
+      if (asked != "auto" || error.category() != Category::unavailable) throw;
+      out.fallback = error.what();
+      out.device = "cpu";
+    }
+  }
+  out.model = sim::build_model(config, weights);
+  return out;
+}
 
 }  // namespace kvgrind::replay

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <string_view>
 #include <variant>
 
@@ -27,7 +28,7 @@ class Engine {
   // `tap` only with on_device().
   Array<float, 2> forward(const sim::Feed& feed, const sim::RunOptions& options, sim::DeviceTap* tap = nullptr) const;
   Array<float, 2> output_projection(std::int64_t layer) const;
-  kernels::DeviceStream stream() const;  // on_device() only
+  kernels::DeviceStream stream() const;  // only with on_device()
 
  private:
   using Cpu = std::shared_ptr<const sim::Model>;
@@ -35,5 +36,15 @@ class Engine {
   std::variant<Cpu, Cuda> model_;
   int device_ = 0;
 };
+
+// A model for callers of sim/model/runtime.h, where it was asked to run (auto, cpu, cuda:N). With auto a device that is
+// too small for it is passed over for the CPU, and `fallback` says why; else that is an Error(unavailable).
+struct PlacedModel {
+  std::shared_ptr<const sim::Model> model;
+  std::string device;    // what it really runs on
+  std::string fallback;  // empty: as resolved
+};
+PlacedModel place_model(const ModelConfig& config, const Weights& weights, std::string_view asked,
+                        DType arithmetic = DType::f32);
 
 }  // namespace kvgrind::replay

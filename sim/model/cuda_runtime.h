@@ -33,6 +33,11 @@ struct CudaOptions {
 // Throws Error(damaged) as build_model does, Error(unavailable) when the device or its memory is not there.
 std::shared_ptr<const CudaModel> build_cuda_model(const ModelConfig& config, const Weights& weights,
                                                   const CudaOptions& options = {});
+// For callers of runtime.h: a Model whose forward and prefill run on the device, with whatever caches and taps they are
+// given. Beside them it answers as build_model's does; its card keeps the dtype of the configuration.
+std::shared_ptr<const Model> build_model_on_device(const ModelConfig& config, const Weights& weights,
+                                                   const CudaOptions& options = {});
+const CudaModel* device_of(const Model& model);  // null: its passes run on the CPU
 // Random weights made on the device, for timing.
 std::shared_ptr<const CudaModel> random_cuda_model(const ModelConfig& config, const CudaOptions& options,
                                                    std::uint64_t seed);

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "kernels/norm/norm.h"
+#include "sim/model/cuda_runtime.h"
 #include "sim/model/pass.h"
 #include "sim/model/runtime.h"
 
@@ -139,12 +140,14 @@ View<float, 2> wanted_rows(const Pass& pass, View<const float, 2> from, Buffer& 
 }
 
 std::vector<Array<float, 2>> forward(const Model& model, std::span<const Feed> feeds, const RunOptions& options) {
+  if (model.device) return forward(*model.device, feeds, options);
   Workspace work;
   return run(model, feeds, rope_sets(model.config, options.announced_length), work);
 }
 
 Array<float, 2> prefill(const Model& model, const Feed& feed, std::int64_t chunk, const RunOptions& options) {
   assert(chunk > 0);
+  if (model.device) return prefill(*model.device, feed, chunk, options);
   chunk = (chunk + 63) / 64 * 64;
   const std::vector<RopeSet> rope = rope_sets(model.config, options.announced_length);
   const std::int64_t vocab = model.config.card.vocab, n = static_cast<std::int64_t>(feed.ids.size());

@@ -20,10 +20,13 @@ struct ModelLayer {
   Tensor output_weight;                         // W_O as stored
 };
 
+class CudaModel;
+
 class Model {
  public:
   ModelConfig config;
-  Tensor embedding;  // [vocab, hidden], as stored
+  std::shared_ptr<const CudaModel> device;  // where the passes run; then no product is packed
+  Tensor embedding;                         // [vocab, hidden], as stored
   std::vector<ModelLayer> layers;
   std::vector<float> final_norm;                     // [hidden]
   kernels::PackedLinear head;                        // [vocab, hidden]; the embedding when tied

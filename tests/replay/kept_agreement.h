@@ -60,6 +60,14 @@ inline sim::PolicyPtr watched_policy(const sim::PolicyPtr& policy) {
   return out;
 }
 
+// What a plan makes of the slots of its group.
+inline void note_fate(Firing& firing, const sim::GroupPlan& plan) {
+  for (Decision& one : firing)
+    if (one.layer == plan.layer && one.group == plan.group)
+      for (std::size_t i = 0; i < plan.keep.size(); ++i)
+        one.fate.push_back(!plan.keep[i] ? 0 : plan.k_codec.empty() || plan.k_codec[i] < 0 ? 1 : 2 + plan.k_codec[i]);
+}
+
 struct Decided {
   std::vector<Firing> firings;
   replay::OpenOutcome outcome;
@@ -69,12 +77,7 @@ inline Decided decide(const replay::SequenceData& data, const sim::PolicyPtr& po
   Decided out;
   std::vector<Firing>* const before = std::exchange(watched, &out.firings);
   replay::OpenOptions options;
-  options.on_plan = [&out](const sim::GroupPlan& plan) {
-    for (Decision& one : out.firings.back())
-      if (one.layer == plan.layer && one.group == plan.group)
-        for (std::size_t i = 0; i < plan.keep.size(); ++i)
-          one.fate.push_back(!plan.keep[i] ? 0 : plan.k_codec.empty() || plan.k_codec[i] < 0 ? 1 : 2 + plan.k_codec[i]);
-  };
+  options.on_plan = [&out](const sim::GroupPlan& plan) { note_fate(out.firings.back(), plan); };
   out.outcome = replay::run_open(data, {watched_policy(policy), amount, replay::Protocol::blind, 3}, options);
   watched = before;
   return out;

@@ -7,6 +7,7 @@
 #include "replay/program/command.h"
 #include "replay/program/grid_options.h"
 #include "replay/program/suite_options.h"
+#include "replay/record/engine.h"
 #include "replay/report/report.h"
 #include "traces/model_files/model_folder.h"
 
@@ -15,6 +16,7 @@ namespace {
 
 struct Asked {
   std::string model, out, protocol = "blind";
+  std::string device = "auto", arithmetic = "f32";
   SuiteFlags suite;
   std::vector<std::string> policies, calibrations, budgets, removed, seeds;
   std::int64_t chunk = 512;
@@ -33,7 +35,10 @@ int run(const Asked& asked, Console& console) {
   const std::vector<replay::Suite> suites = suites_of(asked.suite, model, asked.model);
 
   replay::EvalRequest request;
-  request.model = sim::build_model(model.config, model.weights);
+  const replay::PlacedModel placed = replay::place_model(model.config, model.weights, asked.device,
+                                                         asked.arithmetic == "bf16" ? DType::bf16 : DType::f32);
+  if (!placed.fallback.empty()) console.warn(placed.fallback + "\ngoing on with --device cpu");
+  request.model = placed.model;
   request.policies = grid.policies;
   request.calibrations = grid.calibrations;
   request.amounts = grid.amounts;
@@ -45,6 +50,8 @@ int run(const Asked& asked, Console& console) {
   request.force = asked.force;
   request.anonymous = asked.anonymous;
   request.provenance = command_provenance(asked.anonymous);
+  request.provenance["device"] = placed.device;
+  request.provenance["arithmetic"] = placed.device == "cpu" ? "f32" : asked.arithmetic;
 
   std::vector<traces::ResultRow> rows;
   std::int64_t failed = 0;
@@ -63,6 +70,7 @@ int run(const Asked& asked, Console& console) {
     for (const traces::ResultRow& row : rows) list.push_back(to_json(row));
     json::object body;
     body["results"] = std::move(list);
+    body["device"] = placed.device;
     console.document("eval", std::move(body));
   } else {
     // One list a suite: tasks are different prompts and never one ranking.
@@ -93,6 +101,8 @@ Action declare(Options& options) {
                  "when the policy compresses and what is asked then");
   options.flag("--compressed-prefill", asked->compressed_prefill,
                "prefill itself reads the policy's cache, chunk by chunk");
+  options.text("--device", asked->device, "auto, cpu or cuda:N: where the model runs; plans are made on the CPU");
+  options.choice("--arithmetic", asked->arithmetic, {"f32", "bf16"}, "on a CUDA device; the CPU computes in f32");
   options.integer("--chunk", asked->chunk, "tokens fed at once in prefill", 64);
   options.text("-o,--out", asked->out, "write results.jsonl here");
   options.flag("--resume", asked->resume, "keep the rows that are there, run the rest");

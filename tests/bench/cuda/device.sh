@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds what runs on a device, tests it there and measures it: one command for one visit.
-#   usage: tests/bench/cuda/device.sh BUILD_FOLDER STEP…     steps: build, test, sanitize, kernels, torch, runtime, record
+#   usage: tests/bench/cuda/device.sh BUILD_FOLDER STEP…     steps: build, test, sanitize, racecheck, kernels, torch,
+#   runtime, record
 # Extra CMake options come from KVGRIND_CMAKE; logs go to OUT (default: the build folder).
 set -uo pipefail
 cd "$(dirname "$0")/../../.."
@@ -42,6 +43,17 @@ for what in "$@"; do
             --gtest_color=no "--gtest_filter=${SANITIZE_FILTER:-*}"
           tail -3 "$out/$(basename "$test")-$tool.log"
         done
+      done
+      ;;
+    racecheck) # this project's kernels alone (cuBLAS would take most of the time), in the suites that run whole models
+      only=--kernel-regex
+      compute-sanitizer --help | grep -q -- --kernel-name && only=--kernel-name
+      for run in "sim *EverythingATapSees*:*PolicyCaches*:*StepRing*:*FeedsOfOneCall*" \
+        "replay RecordCuda.StreamingKeeps*:ClosedCuda.TurnsInOneCache*"; do
+        name=${run%% *}
+        step "racecheck-$name" "${RACE_LIMIT:-100}" env KVGRIND_TEST_SHARE=0.1 compute-sanitizer --tool racecheck \
+          $only kns=kvgrind --error-exitcode 9 "$build/bin/test_${name}_cuda" --gtest_color=no "--gtest_filter=${run#* }"
+        grep -E "^\[ +(OK|FAILED|PASSED)|RACECHECK|Error" "$out/racecheck-$name.log" | tail -12
       done
       ;;
     kernels) step kernels 120 "$build/bin/bench_attention_cuda"; cat "$out/kernels.log" ;;

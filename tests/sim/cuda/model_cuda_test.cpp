@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "sim/model/cuda_runtime.h"
+#include "tests/kernels/cuda/on_device.h"
 #include "tests/sim/model_support.h"
 #include "tests/support/for_all.h"
 #include "tests/support/h5.h"
@@ -110,7 +111,7 @@ TEST_F(ModelCuda, FamiliesAsTransformers) {
 }
 
 TEST_F(ModelCuda, EverythingATapSeesEqualsTheCpuRuntime) {
-  for_all(71, 8, [](std::mt19937_64& rng) {
+  for_all(71, cases(8), [](std::mt19937_64& rng) {
     const RandomModel random = random_model(rng);
     const ModelCard& card = random.config.card;
     const auto ids = random_ids(150, card.vocab, rng());
@@ -122,7 +123,7 @@ TEST_F(ModelCuda, EverythingATapSeesEqualsTheCpuRuntime) {
 }
 
 TEST_F(ModelCuda, ChunksAndDecodeStepsEqualOneWholePass) {
-  for_all(72, 6, [](std::mt19937_64& rng) {
+  for_all(72, cases(6), [](std::mt19937_64& rng) {
     const RandomModel random = random_model(rng);
     const ModelCard& card = random.config.card;
     const Built model = on_device(random);
@@ -253,7 +254,7 @@ class ForgetfulCache final : public sim::KvCache {
 };
 
 TEST_F(ModelCuda, PolicyCachesEqualTheCpuRuntime) {
-  for_all(75, 6, [](std::mt19937_64& rng) {
+  for_all(75, cases(6), [](std::mt19937_64& rng) {
     const RandomModel random = random_model(rng);
     const ModelCard& card = random.config.card;
     const auto cpu = random.build();
