@@ -65,7 +65,9 @@ const std::vector<FitMethod>& fit_methods() {
       {"locret", "future attention of a token from its own queries, keys and values (least squares, or --hidden)",
        "squared error over variance, held out (1 = no better than the mean)", fit_learned_score},
       {"attention_gate", "whether a token is in the half that the future attends to most (logistic regression)",
-       "share of held-out tokens on the wrong side", fit_learned_gate}};
+       "share of held-out tokens on the wrong side", fit_learned_gate},
+      {"lukv", "shares of each head at every level that lose least of the attention after the context (--score)",
+       "attention lost at 80 % dropped over that of equal shares, held out", fit_head_curves}};
   return methods;
 }
 

@@ -3,7 +3,9 @@
 #include <cmath>
 #include <numeric>
 
+#include "core/error.h"
 #include "kernels/rope/rope.h"
+#include "sim/engine/primitive.h"
 
 namespace kvgrind::replay {
 namespace {
@@ -58,6 +60,55 @@ Rows causal_attention(const ModelCard& card, std::int64_t layer, const Rows& q, 
     row /= row.sum();
   }
   return p;
+}
+
+FitCache::FitCache(const FitSequence& sequence) : sequence_(sequence), cache_(sequence.run->card()) {
+  const ModelCard& card = sequence.run->card();
+  const std::int64_t n = sequence.moment, dim = card.head_dim;
+  for (std::int64_t l = 0; l < card.layers; ++l) {
+    Array<float, 3> k({n, card.kv_heads, dim}), v({n, card.kv_heads, dim});
+    for (std::int64_t g = 0; g < card.kv_heads; ++g) {
+      const Rows keys = sequence.keys(l, g), values = sequence.values(l, g);
+      for (std::int64_t t = 0; t < n; ++t)
+        for (std::int64_t d = 0; d < dim; ++d) {
+          k(t, g, d) = keys(t, d);
+          v(t, g, d) = values(t, d);
+        }
+    }
+    cache_.append(l, 0, k.view(), v.view());
+  }
+}
+
+std::vector<float> FitCache::scores(const sim::BoundCall& score, std::int64_t layer, std::int64_t kv_head) const {
+  if (std::get<const sim::ScoreRow*>(score.row)->join)
+    throw Error(Category::usage, {.doing = "fitting",
+                                  .on = std::string(score.name()),
+                                  .found = "a score that joins heads or layers",
+                                  .expected = "one that each head has of its own"});
+  const sim::Amount amount;
+  const sim::RunFacts facts{.card = &sequence_.run->card(), .amount = &amount};
+  const sim::Moment moment{.tokens = sequence_.moment, .compress = true};
+  sim::Memory memory;
+  const sim::Params none;
+  const sim::ScoreContext context{none, facts, moment, *sequence_.source, cache_, layer, kv_head, memory};
+  sim::Columns columns;
+  context.evaluate(score, columns);
+  return columns.s;
+}
+
+std::vector<double> future_mass(const FitSequence& sequence, std::int64_t layer, std::int64_t kv_head) {
+  const ModelCard& card = sequence.run->card();
+  const auto [begin, end] = sequence.future();
+  std::vector<double> out(static_cast<std::size_t>(sequence.moment));
+  if (begin >= end) return out;
+  const Rows k = sequence.keys(layer, kv_head);
+  for (std::int64_t h = kv_head * card.group(); h < (kv_head + 1) * card.group(); ++h) {
+    const Rows p = causal_attention(card, layer, sequence.queries(layer, h, begin, end - begin), begin, k);
+    const Eigen::VectorXd sum = p.leftCols(sequence.moment).cast<double>().colwise().sum();
+    for (std::size_t j = 0; j < out.size(); ++j)
+      out[j] += sum(static_cast<Eigen::Index>(j)) / static_cast<double>((end - begin) * card.group());
+  }
+  return out;
 }
 
 }  // namespace kvgrind::replay

@@ -5,12 +5,12 @@
 #include <unistd.h>
 
 #include <filesystem>
-#include <random>
 
 #include "core/error.h"
 #include "replay/fit/fit_data.h"
 #include "replay/open_loop/open_loop.h"
 #include "replay/sweep/grid.h"
+#include "tests/replay/planted_run.h"
 #include "tests/replay/synthetic_run.h"
 #include "traces/calibration/calibration_file.h"
 
@@ -20,91 +20,8 @@ namespace {
 using namespace kvgrind::replay;
 using testing::HasSubstr;
 
-// Queries of the tail all point along one direction for each head, and keys hold a planted amount of it: what the
-// future attends to is a function of the key.
-class PlantedRun final : public RecordedRun {
- public:
-  explicit PlantedRun(std::uint64_t seed, std::int64_t prompts = 8) {
-    card_.family = "synthetic";
-    card_.layers = 1;
-    card_.query_heads = 4;
-    card_.kv_heads = 2;
-    card_.head_dim = 8;
-    card_.scale = 1.0f;
-    card_.layer = {{0, 0}};
-    card_.rope.resize(1);  // no rotation
-    for (std::int64_t p = 0; p < prompts; ++p) {
-      traces::SequenceInfo info;
-      info.id = p;
-      info.tokens = info.own_rows = length;
-      info.segments = {{Role::context, 0, moment}, {Role::question, moment, length}};
-      infos_.push_back(info);
-      std::mt19937_64 rng(seed * 100 + static_cast<std::uint64_t>(p));
-      std::normal_distribution<float> normal;
-      const auto fill = [&](std::int64_t heads) {
-        std::vector<Array<float, 2>> out;
-        for (std::int64_t h = 0; h < heads; ++h) {
-          Array<float, 2>& x = out.emplace_back(Array<float, 2>::Extents{length, 8});
-          for (std::int64_t i = 0; i < x.size(); ++i) x.data()[i] = 0.5f * normal(rng);
-        }
-        return out;
-      };
-      k_.push_back(fill(2));
-      v_.push_back(fill(2));
-      q_.push_back(fill(4));
-      for (std::int64_t h = 0; h < 4; ++h)
-        for (std::int64_t t = 0; t < length; ++t)
-          for (std::int64_t d = 0; d < 8; ++d)
-            q_.back()[static_cast<std::size_t>(h)](t, d) = direction(h / 2, d) * 1.5f;
-    }
-  }
-  static constexpr std::int64_t length = 70, moment = 60;
-  static float direction(std::int64_t group, std::int64_t d) {
-    return d == group ? 0.8f : d == group + 2 ? -0.6f : 0.0f;
-  }
-
-  const ModelCard& card() const override { return card_; }
-  std::string hash() const override { return "00000000planted0"; }
-  const std::vector<traces::SequenceInfo>& sequences() const override { return infos_; }
-  Array<float, 2> keys(std::int64_t s, std::int64_t, std::int64_t h) const override {
-    return k_[static_cast<std::size_t>(s)][static_cast<std::size_t>(h)];
-  }
-  Array<float, 2> values(std::int64_t s, std::int64_t, std::int64_t h) const override {
-    return v_[static_cast<std::size_t>(s)][static_cast<std::size_t>(h)];
-  }
-  traces::RecordedQueries queries(std::int64_t s, std::int64_t, std::int64_t h) const override {
-    traces::RecordedQueries out;
-    for (std::int64_t t = 0; t < length; ++t) out.position.push_back(t);
-    out.q = q_[static_cast<std::size_t>(s)][static_cast<std::size_t>(h)];
-    return out;
-  }
-  std::vector<std::int32_t> tokens(std::int64_t) const override { return std::vector<std::int32_t>(length); }
-  Array<float, 2> lse(std::int64_t, std::int64_t) const override { return Array<float, 2>({0, 4}); }
-  std::optional<Array<float, 2>> column_sums(std::int64_t, std::int64_t, std::int64_t) const override { return {}; }
-  std::vector<traces::QueryStatisticsRow> query_statistics(std::int64_t, std::int64_t, std::int64_t) const override {
-    return {};
-  }
-  std::vector<float> hidden_norm(std::int64_t, std::int64_t) const override { return {}; }
-  std::vector<float> attention_input_norm(std::int64_t, std::int64_t) const override { return {}; }
-
- protected:
-  std::optional<Array<float, 2>> read_output_projection(std::int64_t) const override { return {}; }
-
- private:
-  ModelCard card_;
-  std::vector<traces::SequenceInfo> infos_;
-  std::vector<std::vector<Array<float, 2>>> k_, v_, q_;
-};
-
-FitRequest request(const std::string& method, std::uint64_t seed = 1, std::int64_t prompts = 8) {
-  FitRequest out;
-  out.method = method;
-  out.runs = {std::make_shared<const PlantedRun>(seed, prompts)};
-  return out;
-}
-
 TEST(Fit, APlantedDirectionIsFound) {
-  const Calibration fitted = fit(request("qfilters"));
+  const Calibration fitted = fit(fit_request("qfilters"));
   const auto& direction = fitted.tensor("direction", {1, 2, 8});
   for (std::int64_t g = 0; g < 2; ++g)
     for (std::int64_t d = 0; d < 8; ++d)
@@ -115,7 +32,7 @@ TEST(Fit, APlantedDirectionIsFound) {
 }
 
 TEST(Fit, PlantedCentresAreFound) {
-  const Calibration fitted = fit(request("triattention"));
+  const Calibration fitted = fit(fit_request("triattention"));
   const auto& mean = fitted.tensor("mean", {1, 4, 8});
   for (std::int64_t d = 0; d < 8; ++d)
     EXPECT_NEAR(mean.values[static_cast<std::size_t>(3 * 8 + d)], 1.5f * PlantedRun::direction(1, d), 1e-4);
@@ -125,15 +42,15 @@ TEST(Fit, PlantedCentresAreFound) {
 TEST(Fit, WhatTheFutureAttendsToIsLearnedFromTheKey) {
   // Attention is exp of a linear function of the key over a nearly constant sum: a line gets most of it, a small
   // network more, a gate the side of the median.
-  const Calibration linear = fit(request("locret"));
+  const Calibration linear = fit(fit_request("locret"));
   EXPECT_LT(linear.number("held_out_error", 1), 0.4);
-  FitRequest wide = request("locret", 1, 24);
+  FitRequest wide = fit_request("locret", 1, 24);
   wide.hidden = 16;
   wide.epochs = 150;
   const Calibration network = fit(wide);
-  EXPECT_LT(network.number("held_out_error", 1), 0.9 * fit(request("locret", 1, 24)).number("held_out_error", 1));
+  EXPECT_LT(network.number("held_out_error", 1), 0.9 * fit(fit_request("locret", 1, 24)).number("held_out_error", 1));
   EXPECT_TRUE(network.tensors.contains("w1 0"));
-  const Calibration gate = fit(request("attention_gate"));
+  const Calibration gate = fit(fit_request("attention_gate"));
   EXPECT_LT(gate.number("held_out_error", 1), 0.12);
 }
 
@@ -150,9 +67,9 @@ TEST(Fit, NoiseIsNotLearned) {
 
 TEST(Fit, AppliedToOtherPromptsItBeatsChance) {
   // Fitted on one recording, replayed on another of the same model.
-  const auto fitted = std::make_shared<const Calibration>(fit(request("locret", 1)));
-  const auto gate = std::make_shared<const Calibration>(fit(request("attention_gate", 1)));
-  const auto filters = std::make_shared<const Calibration>(fit(request("qfilters", 1)));
+  const auto fitted = std::make_shared<const Calibration>(fit(fit_request("locret", 1)));
+  const auto gate = std::make_shared<const Calibration>(fit(fit_request("attention_gate", 1)));
+  const auto filters = std::make_shared<const Calibration>(fit(fit_request("qfilters", 1)));
   const auto other = std::make_shared<const PlantedRun>(9);
   const SequenceData data(other, 0);
   const auto recall = [&](const sim::PolicyPtr& policy) {
@@ -167,7 +84,7 @@ TEST(Fit, AppliedToOtherPromptsItBeatsChance) {
 }
 
 TEST(Fit, StreamingErrorTellsHeadsApart) {
-  FitRequest streaming = request("duo");
+  FitRequest streaming = fit_request("duo");
   streaming.sinks = 2;
   streaming.recent = 8;
   const Calibration fitted = fit(streaming);
@@ -186,9 +103,9 @@ TEST(Fit, RefusesByName) {
     }
     return std::string();
   };
-  EXPECT_THAT(failure(request("nothing")), HasSubstr("one of qfilters"));
-  EXPECT_THAT(failure(request("locret", 1, 1)), HasSubstr("at least two"));
-  FitRequest all = request("locret");
+  EXPECT_THAT(failure(fit_request("nothing")), HasSubstr("one of qfilters"));
+  EXPECT_THAT(failure(fit_request("locret", 1, 1)), HasSubstr("at least two"));
+  FitRequest all = fit_request("locret");
   all.held_out = 0.9;
   EXPECT_THAT(failure(all), HasSubstr("held-out share"));
 }
@@ -197,7 +114,7 @@ TEST(CalibrationFile, ThereAndBack) {
   const std::filesystem::path path =
       std::filesystem::temp_directory_path() / ("kvgrind-fit-" + std::to_string(::getpid()) + ".h5");
   std::filesystem::remove(path);
-  const Calibration fitted = fit(request("attention_gate"));
+  const Calibration fitted = fit(fit_request("attention_gate"));
   traces::write_calibration(path, fitted, false);
   EXPECT_THROW(traces::write_calibration(path, fitted, false), Error);
   const auto read = traces::read_calibration(path);

@@ -1,4 +1,5 @@
 // Calibrations with random tensors: for tests that need one of every shape, not one that is any good.
+#include <cmath>
 #include <random>
 
 #include "core/hash.h"
@@ -18,6 +19,10 @@ struct Maker {
     tensor.shape = std::move(shape);
     for (std::int64_t i = 0; i < n; ++i) tensor.values.push_back(draw(rng));
   }
+  void uniform(const std::string& name, std::vector<std::int64_t> shape) {
+    normal(name, std::move(shape));
+    for (float& x : out.tensors[name].values) x = 0.5f * (1 + std::erf(x));
+  }
 };
 
 }  // namespace
@@ -28,6 +33,8 @@ std::shared_ptr<const Calibration> synthetic_calibration(const std::string& meth
   const std::int64_t features = (card.query_heads + 2 * card.kv_heads) * card.head_dim;
   if (method == "duo" || method == "razor") {
     maker.normal("head", {card.layers, card.kv_heads});
+  } else if (method == "lukv") {
+    maker.uniform("prune", {99, card.layers, card.kv_heads});
   } else if (method == "qfilters") {
     maker.normal("direction", {card.layers, card.kv_heads, card.head_dim});
   } else if (method == "expected") {
@@ -36,6 +43,18 @@ std::shared_ptr<const Calibration> synthetic_calibration(const std::string& meth
   } else if (method == "triattention") {
     maker.normal("mean", {card.layers, card.query_heads, card.head_dim});
     maker.normal("modulus", {card.layers, card.query_heads, card.head_dim / 2});
+  } else if (method == "fast_kvzip") {
+    constexpr std::int64_t width = 4, bases = 3;
+    for (std::int64_t layer = 0; layer < card.layers; ++layer) {
+      const std::string l = " " + std::to_string(layer);
+      maker.normal("wq" + l, {features, card.query_heads * width}, 0.1f);
+      maker.normal("cq" + l, {card.query_heads * width});
+      maker.normal("wk" + l, {features, card.kv_heads * width}, 0.1f);
+      maker.normal("nq" + l, {width});
+      maker.normal("nk" + l, {width});
+      maker.normal("base" + l, {card.kv_heads * bases, width});
+      maker.normal("b" + l, {card.query_heads});
+    }
   } else {
     maker.out.numbers["logistic"] = method == "attention_gate";
     for (std::int64_t layer = 0; layer < card.layers; ++layer) {

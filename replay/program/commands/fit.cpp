@@ -11,7 +11,7 @@ namespace kvgrind::program {
 namespace {
 
 struct Asked {
-  std::string method, out;
+  std::string method, out, score = replay::FitRequest{}.score;
   std::vector<std::string> traces;
   double held_out = 0.25, ridge = 1;
   std::int64_t hidden = 0, epochs = 60, sinks = 16, recent = 64;
@@ -27,6 +27,7 @@ int run(const Asked& asked, Console& console) {
   request.ridge = asked.ridge;
   request.sinks = asked.sinks;
   request.recent = asked.recent;
+  request.score = asked.score;
   std::string names;
   for (const std::string& path : asked.traces) {
     const auto trace = traces::Trace::open(path, {.probe = !asked.trust, .verify_checksums = true});
@@ -68,6 +69,7 @@ Action declare(Options& options) {
   options.number("--ridge", asked->ridge, "locret, attention_gate: penalty on standardised weights");
   options.integer("--sinks", asked->sinks, "duo: first tokens of a streaming head");
   options.integer("--recent", asked->recent, "duo: last tokens of a streaming head");
+  options.text("--score", asked->score, "lukv: the score that ranks tokens, with its parameters");
   options.flag("--force", asked->force, "replace an existing file");
   options.flag("--trust", asked->trust, "open traces without the probe in a child process");
   return [asked](Console& console) { return run(*asked, console); };
@@ -77,16 +79,18 @@ Action declare(Options& options) {
 
 namespace rows {
 extern const Command fit;
-const Command fit{.name = "fit",
-                  .place = 36,
-                  .summary = "learn from traces what a calibrated method needs",
-                  .text =
-                      "qfilters, triattention: moments of queries. duo: what heads lose by streaming. locret,\n"
-                      "attention_gate: future attention from a token's own queries, keys and values.\n"
-                      "Some prompts are held out; the error on them is printed and stored.",
-                  .examples = {"kvgrind fit qfilters run.kvt -o qfilters.h5", "kvgrind fit locret run.kvt -o locret.h5",
-                               "kvgrind fit duo run.kvt --sinks 4 --recent 64 -o duo.h5"},
-                  .declare = declare};
+const Command fit{
+    .name = "fit",
+    .place = 36,
+    .summary = "learn from traces what a calibrated method needs",
+    .text =
+        "qfilters, triattention: moments of queries. duo: what heads lose by streaming. locret,\n"
+        "attention_gate: future attention from a token's own queries, keys and values. lukv: what heads lose\n"
+        "at every budget.\n"
+        "Some prompts are held out; the error on them is printed and stored.",
+    .examples = {"kvgrind fit qfilters run.kvt -o qfilters.h5", "kvgrind fit locret run.kvt -o locret.h5",
+                 "kvgrind fit duo run.kvt --sinks 4 --recent 64 -o duo.h5"},
+    .declare = declare};
 }  // namespace rows
 
 }  // namespace kvgrind::program
