@@ -67,7 +67,9 @@ const std::vector<FitMethod>& fit_methods() {
       {"attention_gate", "whether a token is in the half that the future attends to most (logistic regression)",
        "share of held-out tokens on the wrong side", fit_learned_gate},
       {"lukv", "shares of each head at every level that lose least of the attention after the context (--score)",
-       "attention lost at 80 % dropped over that of equal shares, held out", fit_head_curves}};
+       "attention lost at 80 % dropped over that of equal shares, held out", fit_head_curves},
+      {"prefixkv", "shares of each layer at every level that hold one share of its attention, the same in all",
+       "mean distance of a layer's share from the held-out prompt's own, at 50 % dropped", fit_layer_curves, false}};
   return methods;
 }
 

@@ -4,12 +4,14 @@
 //        enters at the mass of those before it; the lowest entries of all groups are taken (ties: lower layer, head)
 //        p > 0: each group the fewest slots whose mass reaches p; the amount is not used
 //        unit=layer: heads of a layer hold one number (that of its first head), the sum may fall short of the amount
+//        hold=on: the first firing's numbers stay in proportion, later amounts are shared by them
 //   source: arXiv 2412.03409; THU-MIG/PrefixKV prefixkv.py
 //   deviations: solved exactly where published code bisects to within 5 tokens and rescales
 #include <algorithm>
 #include <cmath>
 
 #include "kernels/rank/rank.h"
+#include "sim/engine/apportion.h"
 #include "sim/engine/primitive.h"
 
 namespace kvgrind::sim::budgets {
@@ -37,6 +39,23 @@ struct Entry {
   std::size_t unit = 0;
 };
 
+// What the amount gives the units' first groups, in the ratio of earlier counts.
+void share_as_before(const BudgetContext& context, const std::vector<std::size_t>& unit,
+                     const std::vector<float>& held) {
+  std::vector<std::int64_t> low(unit.size(), 0), high;
+  std::int64_t total = 0;
+  for (const std::size_t first : unit) {
+    high.push_back(context.groups[first].visible);
+    total += std::min(context.groups[first].base, context.groups[first].visible);
+  }
+  const std::vector<double> weight(held.begin(), held.end());
+  const std::vector<std::int64_t> kept = apportion(weight, total, low, high);
+  for (std::size_t u = 0, g = 0; g < context.groups.size(); ++g) {
+    if (u + 1 < unit.size() && g == unit[u + 1]) ++u;
+    context.groups[g].kept = kept[u];
+  }
+}
+
 void allocate(const BudgetContext& context) {
   const double p = context.params.number("p");
   std::vector<std::vector<double>> level;
@@ -54,6 +73,11 @@ void allocate(const BudgetContext& context) {
     if (!layers || g == 0 || context.groups[g].layer != context.groups[g - 1].layer) unit.push_back(g);
   }
   const auto end_of = [&](std::size_t u) { return u + 1 < unit.size() ? unit[u + 1] : context.groups.size(); };
+  std::vector<float>& held = context.memory["mass"];  // by unit
+  if (context.params.boolean("hold") && held.size() == unit.size()) {
+    share_as_before(context, unit, held);
+    return;
+  }
   std::vector<Entry> all;
   for (std::size_t u = 0; u < unit.size(); ++u)
     for (const double l : level[unit[u]]) all.push_back({l, u});
@@ -67,6 +91,7 @@ void allocate(const BudgetContext& context) {
   }
   for (std::size_t u = 0; u < unit.size(); ++u)
     for (std::size_t g = unit[u]; g < end_of(u); ++g) context.groups[g].kept = kept[u];
+  if (context.params.boolean("hold")) held.assign(kept.begin(), kept.end());
 }
 
 }  // namespace
@@ -77,7 +102,8 @@ const BudgetRow mass = {
     .source = "arXiv 2412.03409; THU-MIG/PrefixKV",
     .help = "as many slots as hold one share of a group's score, the same for all",
     .params = {{"p", ParamType::number, "0", "share of the score; 0 = the one that meets the amount", 0, 1},
-               {"unit", ParamType::word, "group", "what has a number of its own", -1e300, 1e300, {"group", "layer"}}},
+               {"unit", ParamType::word, "group", "what has a number of its own", -1e300, 1e300, {"group", "layer"}},
+               {"hold", ParamType::boolean, "off", "later firings share as the first did"}},
     .needs = {},
     .scope = Scope::model,
     .count = CountClass::threshold,

@@ -9,6 +9,7 @@
 #include "replay/open_loop/open_loop.h"
 #include "replay/sweep/grid.h"
 #include "tests/replay/planted_run.h"
+#include "tests/replay/synthetic_run.h"
 
 namespace kvgrind::tests {
 namespace {
@@ -81,6 +82,23 @@ TEST(HeadCurves, JoinedScoresAreRefused) {
   FitRequest asked = sharp_and_flat(1);
   asked.score = "share(of=key_norm)";
   EXPECT_THROW((void)fit(asked), Error);
+}
+
+TEST(LayerCurves, LevelsAreMetAndGeneralise) {
+  const Calibration fitted = fit(fit_request("prefixkv"));
+  const auto& table = fitted.tensor("prune", {99, 1, 1});  // one layer takes it all
+  for (std::size_t row = 0; row < 99; ++row)
+    EXPECT_NEAR(table.values[row], 0.01 * static_cast<double>(row + 1), 0.5 / 60 + 1e-6);
+  SyntheticOptions options;
+  options.contexts = 4;
+  FitRequest two;
+  two.method = "prefixkv";
+  two.runs = {std::make_shared<const SyntheticRun>(options)};
+  const Calibration layers = fit(two);
+  const auto& both = layers.tensor("prune", {99, 2, 1});
+  for (std::size_t row = 0; row < 99; ++row)
+    EXPECT_NEAR(0.5f * (both.values[2 * row] + both.values[2 * row + 1]), 0.01 * static_cast<double>(row + 1), 0.003);
+  EXPECT_LT(layers.number("held_out_error", 1), 0.1);
 }
 
 }  // namespace

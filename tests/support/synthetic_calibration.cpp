@@ -35,6 +35,8 @@ std::shared_ptr<const Calibration> synthetic_calibration(const std::string& meth
     maker.normal("head", {card.layers, card.kv_heads});
   } else if (method == "lukv") {
     maker.uniform("prune", {99, card.layers, card.kv_heads});
+  } else if (method == "prefixkv") {
+    maker.uniform("prune", {99, card.layers, 1});
   } else if (method == "qfilters") {
     maker.normal("direction", {card.layers, card.kv_heads, card.head_dim});
   } else if (method == "expected") {
