@@ -23,7 +23,8 @@ struct SyntheticData {
   std::vector<Array<float, 2>> k, v;  // [L · Hk][T, D]
   std::vector<Segment> segments;
   std::vector<Span> spans;
-  std::vector<Array<float, 2>> projection = {};  // W_O [L][hidden, Hq·D]; empty = the identity in every layer
+  std::vector<Array<float, 2>> projection = {};      // W_O [L][hidden, Hq·D]; empty = the identity in every layer
+  std::vector<std::vector<float>> hidden_norm = {};  // [L][T] or empty
 };
 
 class SyntheticSource final : public sim::SignalSource {
@@ -42,7 +43,10 @@ class SyntheticSource final : public sim::SignalSource {
   // One pass over [0, probe_end), 0 = all tokens: the queries and keys of the last tokens, set behind it.
   std::vector<sim::RepeatProbe> repeat_probes(std::int64_t layer, std::int64_t head, sim::Signal kind) const override;
   std::int64_t probe_end = 0, probe_rows = 6;
-  std::span<const float> hidden_norm(std::int64_t) const override { return {}; }
+  std::span<const float> hidden_norm(std::int64_t layer) const override {
+    if (data_.hidden_norm.empty()) return {};
+    return data_.hidden_norm[static_cast<std::size_t>(layer)];
+  }
   std::span<const float> attention_input_norm(std::int64_t) const override { return {}; }
   const Array<float, 2>& output_projection(std::int64_t layer) const override {
     return data_.projection[static_cast<std::size_t>(layer)];
