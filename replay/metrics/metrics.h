@@ -22,10 +22,11 @@ struct MeasuredSet {
 };
 
 struct TallyTable {
-  Array<RowTally, 3> rows;         // [L, Hq, M]
-  Array<double, 2> shift;          // ‖W_O(o′ − o)‖ [L, M]; empty: not known
-  Array<double, 2> residual;       // ‖x‖ [L, M]; empty: not known
-  Array<double, 2> output;         // ‖W_O o‖ [L, M]; empty: not known
+  Array<RowTally, 3> rows;    // [L, Hq, M]
+  Array<double, 2> shift;     // ‖W_O(o′ − o)‖ [L, M]; empty: not known
+  Array<double, 2> residual;  // ‖x‖ [L, M]; empty: not known
+  Array<double, 2> output;    // ‖W_O o‖ [L, M]; empty: not known
+  std::vector<double> nll;    // −log p of the token after, in the recording [M]; NaN: unknown; empty: not recorded
   std::int64_t overlap_keys = 32;  // of top-k overlap
 };
 
@@ -34,5 +35,10 @@ MetricMap figures(const TallyTable& table, const std::vector<MeasuredSet>& sets,
                   std::vector<std::string>& not_measured);
 
 constexpr double shift_weight = 2.0;  // D = max(S, 2E); chosen in the study named in the README
+
+// The probability that one query is predicted to lose on the token after it: p − σ(logit p − 10·shift − 2·lost), with
+// p = e^−nll of the recording (logits of [0.0001, 0.9999]), shift the largest ‖W_O(o′ − o)‖ / ‖x‖ of any layer, lost
+// the query's share of lost look-ups over all layers and heads. Exactly 0 where nothing moved and nothing is lost.
+double predicted_loss(double nll, double shift, double lost);
 
 }  // namespace kvgrind::replay

@@ -343,6 +343,7 @@ std::vector<MeasuredSet> Job::measured_sets() const {
 void Job::project() {
   table_.residual = data_.residual_norm();
   table_.output = data_.projected_norm();
+  table_.nll = data_.nll();
   if (!data_.source().has(sim::Signal::output_projection)) return;
   table_.shift = Array<double, 2>({card_.layers, measured_});
   for (std::int64_t l = 0; l < card_.layers; ++l) {
@@ -381,7 +382,9 @@ OpenOutcome Job::finish() {
   out_.touched_bytes = ledger.touched_bytes;
 
   project();
-  out_.metrics = figures(table_, measured_sets(), out_.not_measured);
+  const std::vector<MeasuredSet> sets = measured_sets();
+  if (options_.on_rows) options_.on_rows(table_, sets);
+  out_.metrics = figures(table_, sets, out_.not_measured);
   out_.spans = spans_.outcomes(cache_);
   for (const auto& [kind, kept] : spans_.kept_by_kind(out_.spans))
     out_.metrics["span_kept_frac." + kind] = Metric{.value = kept.first, .n = kept.second};

@@ -24,7 +24,8 @@ struct OpenOptions {
   bool token_states = false;       // fill OpenOutcome::states
   bool group_recall = false;       // fill OpenOutcome::group_recall (oracle bounds)
   std::int64_t prefill_chunk = 0;  // tokens of a prefill chunk (chunk schedules see each); 0 = all in one
-  std::function<void(const sim::GroupPlan&)> on_plan;  // before each plan is applied
+  std::function<void(const sim::GroupPlan&)> on_plan;                               // before each plan is applied
+  std::function<void(const TallyTable&, const std::vector<MeasuredSet>&)> on_rows;  // what the figures are made of
   // After prefill, after compression, and whenever all layers have seen further tokens and what they set off is done.
   // Changes no figure: where it may, a tail that no event interrupts is fed in pieces, and measured as before.
   std::function<void(std::int64_t seen, const sim::CacheState&)> on_tokens;

@@ -34,6 +34,7 @@ class TraceRun final : public RecordedRun {
                                                            std::int64_t query_head) const override {
     return trace_->query_statistics(sequence, layer, query_head);
   }
+  std::vector<float> nll(std::int64_t sequence) const override { return trace_->nll(sequence); }
   std::vector<float> hidden_norm(std::int64_t sequence, std::int64_t layer) const override {
     return trace_->hidden_norm(sequence, layer);
   }
@@ -78,6 +79,7 @@ class ProjectedRun final : public RecordedRun {
                                                            std::int64_t query_head) const override {
     return run_->query_statistics(sequence, layer, query_head);
   }
+  std::vector<float> nll(std::int64_t sequence) const override { return run_->nll(sequence); }
   std::vector<float> hidden_norm(std::int64_t sequence, std::int64_t layer) const override {
     return run_->hidden_norm(sequence, layer);
   }

@@ -36,6 +36,11 @@ class RecordedRun {
                                                      std::int64_t segment) const = 0;
   virtual std::vector<traces::QueryStatisticsRow> query_statistics(std::int64_t sequence, std::int64_t layer,
                                                                    std::int64_t query_head) const = 0;
+  // −log p of the token after each, in the recorded run [T]; NaN where unknown, empty when not recorded.
+  virtual std::vector<float> nll(std::int64_t sequence) const {
+    (void)sequence;
+    return {};
+  }
   // [T], empty when not recorded.
   virtual std::vector<float> hidden_norm(std::int64_t sequence, std::int64_t layer) const = 0;
   virtual std::vector<float> attention_input_norm(std::int64_t sequence, std::int64_t layer) const = 0;

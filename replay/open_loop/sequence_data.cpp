@@ -59,6 +59,9 @@ SequenceData::SequenceData(std::shared_ptr<const RecordedRun> run, std::int64_t 
     if (keep_probabilities_) probabilities_[static_cast<std::size_t>(i)] = std::move(p);
   });
   project_reference();
+  if (const std::vector<float> nll = run_->nll(info_.id); !nll.empty())
+    for (const std::int64_t position : measured_)
+      nll_.push_back(static_cast<double>(nll[static_cast<std::size_t>(position)]));
 }
 
 void SequenceData::find_measured() {

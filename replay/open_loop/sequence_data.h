@@ -76,6 +76,9 @@ class SequenceData {
   const Array<double, 2>& projected_norm() const { return projected_norm_; }
   const Array<double, 2>& residual_norm() const { return residual_norm_; }
 
+  // −log p of the token after each measured query in the recorded run [M], NaN where unknown; empty when not recorded.
+  const std::vector<double>& nll() const { return nll_; }
+
   std::int64_t bytes() const;                                                          // memory held, signals apart
   static std::int64_t estimated_bytes(const RecordedRun& run, std::int64_t sequence);  // before loading
 
@@ -107,6 +110,7 @@ class SequenceData {
   std::vector<std::vector<std::int32_t>> top_;                         // [L · Hq · M]
   std::vector<RowTally> tallies_;                                      // [L · Hq · M]
   Array<double, 2> projected_norm_, residual_norm_;
+  std::vector<double> nll_;
 };
 
 }  // namespace kvgrind::replay

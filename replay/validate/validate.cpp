@@ -18,10 +18,7 @@
 #include "traces/results/results_file.h"
 
 namespace kvgrind::replay {
-namespace {
 
-// Contexts as parents, their questions (with the answer) as forks: one a question, or in `multi` all in one. The id of
-// a sequence is its place in the list.
 std::vector<TokenSequence> sequences_of(const Suite& suite, Turns turns, std::size_t begin, std::size_t end) {
   std::vector<TokenSequence> out;
   for (std::size_t p = begin; p < end; ++p) {
@@ -52,6 +49,8 @@ std::vector<TokenSequence> sequences_of(const Suite& suite, Turns turns, std::si
   }
   return out;
 }
+
+namespace {
 
 using Key = std::pair<std::string, std::string>;  // policy as typed, amount
 

@@ -35,6 +35,10 @@ struct ValidateRequest {
   std::string command;
 };
 
+// Contexts as parents, their questions (with the answer) as forks: one a question, or in `multi` all in one. The id of
+// a sequence is its place in the list.
+std::vector<TokenSequence> sequences_of(const Suite& suite, Turns turns, std::size_t begin, std::size_t end);
+
 // Runs what is missing, then correlates. Methods that fail in either loop are left out of that task and named.
 struct ValidateOutcome {
   Validation validation;

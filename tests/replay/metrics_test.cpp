@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <random>
 
 #include "tests/support/for_all.h"
@@ -119,6 +120,7 @@ TEST(Figures, SmallByHand) {
   table.shift(0, 0) = 1.0, table.shift(0, 1) = 3.0;
   table.residual(0, 0) = 4.0, table.residual(0, 1) = 4.0;
   table.output(0, 0) = 2.0, table.output(0, 1) = 2.0;
+  table.nll = {std::log(2.0), std::log(4.0)};
   std::vector<std::string> missing;
   const MetricMap m =
       figures(table, {{.name = "all", .rows = {0, 1}}, {.name = "answer", .rows = {1}, .complete = false}}, missing);
@@ -134,11 +136,49 @@ TEST(Figures, SmallByHand) {
   EXPECT_DOUBLE_EQ(m.at("E.answer").value, 0.75);
   EXPECT_DOUBLE_EQ(m.at("D.all").value, 1.0);
   EXPECT_DOUBLE_EQ(m.at("output_error.all").value, 1.0);
+  // p 1/2 and odds e^-(10/4 + 2·0.2/0.4); p 1/4 and odds e^-(10·3/4 + 2·0.3/0.6) / 3.
+  const double first = 0.5 - 1 / (1 + std::exp(3.5)), second = 0.25 - 1 / (1 + 3 * std::exp(8.5));
+  EXPECT_NEAR(m.at("predicted_dprob.all").value, (first + second) / 2, 1e-12);
+  EXPECT_NEAR(m.at("predicted_dprob.answer").value, second, 1e-12);
   EXPECT_DOUBLE_EQ(m.at("top32_overlap.all").value, 0.5);
   EXPECT_EQ(m.at("S.answer").kind, "estimated");
   EXPECT_EQ(m.at("S.all").kind, "exact");
   EXPECT_EQ(m.at("S.all").n, 2);
   EXPECT_FALSE(m.contains("S.question"));
+}
+
+TEST(Figures, PredictedLossNeedsTheProbabilityOfTheNextToken) {
+  TallyTable table;
+  table.rows = Array<RowTally, 3>({1, 1, 2});
+  for (const std::int64_t row : {0, 1})
+    table.rows(0, 0, row) = {.near = {1.0, 1.0, 0.0, 0.4}, .far = {}, .mass = 1.0, .kept = 1.0};
+  table.shift = table.residual = Array<double, 2>({1, 2});
+  table.shift(0, 0) = 0.0, table.shift(0, 1) = 0.2;
+  table.residual(0, 0) = table.residual(0, 1) = 1.0;
+  const std::vector<MeasuredSet> sets{{.name = "all", .rows = {0, 1}}, {.name = "answer", .rows = {0}}};
+  std::vector<std::string> missing;
+  EXPECT_FALSE(figures(table, sets, missing).contains("predicted_dprob.all"));  // not recorded
+  table.nll = {0.7, std::numeric_limits<double>::quiet_NaN()};
+  const MetricMap some = figures(table, sets, missing);
+  EXPECT_EQ(some.at("predicted_dprob.all").n, 1);
+  EXPECT_EQ(some.at("predicted_dprob.all").kind, "estimated");
+  EXPECT_EQ(some.at("predicted_dprob.answer").value, 0.0);  // nothing moved: exactly nothing
+  EXPECT_EQ(some.at("predicted_dprob.answer").kind, "exact");
+  table.shift(0, 0) = std::numeric_limits<double>::quiet_NaN();  // a damaged row is seen, not averaged away
+  EXPECT_TRUE(std::isnan(figures(table, sets, missing).at("predicted_dprob.answer").value));
+}
+
+TEST(Figures, PredictedLossIsMonotoneAndBounded) {
+  tests::for_all(13, 300, [](std::mt19937_64& rng) {
+    std::uniform_real_distribution<double> uniform(0, 1);
+    const double nll = 20 * uniform(rng) * uniform(rng), p = std::clamp(std::exp(-nll), 1e-4, 1 - 1e-4);
+    const double shift = uniform(rng), lost = uniform(rng), loss = predicted_loss(nll, shift, lost);
+    EXPECT_GE(loss, 0.0);
+    EXPECT_LE(loss, p);
+    EXPECT_GE(predicted_loss(nll, shift + uniform(rng), lost), loss);
+    EXPECT_GE(predicted_loss(nll, shift, lost + uniform(rng)), loss);
+    EXPECT_EQ(predicted_loss(nll, std::numeric_limits<double>::infinity(), lost), p);
+  });
 }
 
 }  // namespace

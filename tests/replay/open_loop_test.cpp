@@ -68,12 +68,13 @@ TEST(OpenLoop, MomentsAndQuerySets) {
 
 // Recall, S, E by plain loops from the kept positions alone.
 struct Plain {
-  double recall = 0, recall_far = 0, s = 0, e = 0, top = 0;
+  double recall = 0, recall_far = 0, s = 0, e = 0, top = 0, loss = 0;
 };
 Plain plain_figures(const SyntheticRun& run, std::int64_t sequence, const std::vector<std::vector<std::uint8_t>>& kept,
                     const std::vector<std::int64_t>& queries, std::int64_t context) {
   const ModelCard& card = run.card();
   double mass = 0, got = 0, far_mass = 0, far_got = 0, lost = 0, strong = 0, shift = 0, top = 0, tops = 0;
+  std::vector<double> row_lost(queries.size()), row_strong(queries.size()), row_shift(queries.size());
   for (std::int64_t l = 0; l < card.layers; ++l) {
     std::vector<std::vector<double>> difference(
         queries.size(), std::vector<double>(static_cast<std::size_t>(card.query_heads * card.head_dim)));
@@ -100,6 +101,8 @@ Plain plain_figures(const SyntheticRun& run, std::int64_t sequence, const std::v
           if (j >= 4 && j < context) {
             lost += p * std::max(p - q, 0.0);
             strong += p * p;
+            row_lost[n] += p * std::max(p - q, 0.0);
+            row_strong[n] += p * p;
           }
           for (std::int64_t d = 0; d < card.head_dim; ++d)
             difference[n][static_cast<std::size_t>(h * card.head_dim + d)] += (q - p) * static_cast<double>(v(j, d));
@@ -119,11 +122,24 @@ Plain plain_figures(const SyntheticRun& run, std::int64_t sequence, const std::v
           y += static_cast<double>(run.projection(l)(r, static_cast<std::int64_t>(c))) * difference[n][c];
         sum += y * y;
       }
-      shift += std::sqrt(sum) / static_cast<double>(run.hidden_norm(sequence, l)[static_cast<std::size_t>(queries[n])]);
+      const double moved =
+          std::sqrt(sum) / static_cast<double>(run.hidden_norm(sequence, l)[static_cast<std::size_t>(queries[n])]);
+      shift += moved;
+      row_shift[n] = std::max(row_shift[n], moved);
     }
   }
-  return {got / mass, far_got / far_mass, lost / strong,
-          shift / static_cast<double>(card.layers) / static_cast<double>(queries.size()), top / tops};
+  double loss = 0, known = 0;
+  for (std::size_t n = 0; n < queries.size(); ++n) {
+    const double nll = static_cast<double>(run.nll(sequence)[static_cast<std::size_t>(queries[n])]);
+    if (std::isnan(nll)) continue;
+    const double p = std::clamp(std::exp(-nll), 1e-4, 1 - 1e-4);
+    const double moved = std::log(p / (1 - p)) - 10 * row_shift[n] - 2 * row_lost[n] / row_strong[n];
+    loss += p - 1 / (1 + std::exp(-moved));
+    ++known;
+  }
+  return {got / mass,    far_got / far_mass,
+          lost / strong, shift / static_cast<double>(card.layers) / static_cast<double>(queries.size()),
+          top / tops,    loss / known};
 }
 
 TEST(OpenLoop, FiguresEqualPlainLoops) {
@@ -150,6 +166,7 @@ TEST(OpenLoop, FiguresEqualPlainLoops) {
           EXPECT_NEAR(value(outcome, "S." + set), plain.s, 1e-5);
           EXPECT_NEAR(value(outcome, "E." + set), plain.e, 1e-5);
           EXPECT_NEAR(value(outcome, "D." + set), std::max(plain.s, 2 * plain.e), 2e-5);
+          EXPECT_NEAR(value(outcome, "predicted_dprob." + set), plain.loss, 1e-4);
           EXPECT_NEAR(value(outcome, "top32_overlap." + set), plain.top, 1e-9);
           // Near and far together are all.
           const double f = value(outcome, "far_mass_frac." + set);
@@ -176,7 +193,8 @@ TEST(OpenLoop, FullBudgetIsTheIdentityForEveryPreset) {
           const OpenOutcome outcome = run_open(data, job_of(preset, "1", protocol));
           for (const auto& [name, metric] : outcome.metrics) {
             const std::string figure = name.substr(0, name.find('.'));
-            if (figure == "S" || figure == "E" || figure == "D" || figure == "output_error") {
+            if (figure == "S" || figure == "E" || figure == "D" || figure == "output_error" ||
+                figure == "predicted_dprob") {
               EXPECT_EQ(metric.value, 0.0) << name;
             } else if (figure == "recall" || figure == "top32_overlap") {
               EXPECT_EQ(metric.value, 1.0) << name;

@@ -2,6 +2,7 @@
 // LSE, column sums and query statistics computed from them with the reference kernel.
 #pragma once
 #include <cmath>
+#include <limits>
 #include <map>
 #include <memory>
 #include <numeric>
@@ -125,6 +126,13 @@ class SyntheticRun final : public replay::RecordedRun {
       }
       out.push_back(std::move(row));
     }
+    return out;
+  }
+  // From sure to unlikely; the last token's successor is unknown.
+  std::vector<float> nll(std::int64_t s) const override {
+    std::vector<float> out(static_cast<std::size_t>(infos_[static_cast<std::size_t>(s)].tokens));
+    for (std::size_t t = 0; t < out.size(); ++t) out[t] = 0.001f + static_cast<float>(t % 7);
+    if (!out.empty()) out.back() = std::numeric_limits<float>::quiet_NaN();
     return out;
   }
   std::vector<float> hidden_norm(std::int64_t s, std::int64_t layer) const override {
