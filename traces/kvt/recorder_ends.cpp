@@ -164,7 +164,7 @@ void Recorder::State::sequence_done(std::int64_t id, std::int32_t next_token) {
                                   .expected = "an announced sequence, once, between passes"});
   OpenSequence& one = opened(id);
   if (id == current && pending_row >= 0) resolve_next(next_token);
-  commit_tail();
+  if (pending_row < 0) commit_tail();  // else what waits is of another sequence; all rows of this one are committed
   const ModelCard& card = plan.card;
   const TokenSequence& announced = sequence(id);
   std::int64_t bytes = 0;
