@@ -129,6 +129,62 @@ class Hook(unittest.TestCase):
         self.assertEqual(model.config._attn_implementation, "sdpa")
         self.assertTrue(torch.equal(before, self.generate(model, ids, 24)))
 
+    # -- LSE from the model's own attention, queries kept as they are --------------------------------------------------
+
+    def test_lse_of_the_kernel(self):
+        """What SDPA gives is what a second pass computes; where it is not, the second pass is what the file has."""
+        import kvgrind_sdpa
+        model, ids = tiny(dtype=torch.bfloat16 if DEVICE == "cuda" else torch.float32), ids_of(400)
+        call, told = kvgrind_sdpa.call, []
+
+        def other(factor):
+            def again(*arguments, **keywords):
+                out, lse, kernel = call(*arguments, **keywords)
+                told.append(lse is not None)
+                return out, None if factor is None or lse is None else lse * factor, kernel
+            return again
+
+        traces = {}
+        for name, factor in (("given", 1.0), ("none", None), ("wrong", 1.4427)):
+            kvgrind_sdpa.call = other(factor)
+            try:
+                with self.record(model, name + ".kvt", statistics=False) as r:
+                    self.generate(model, ids, 40)
+            finally:
+                kvgrind_sdpa.call = call
+            self.assertIsNone(r.failed)
+            self.assertEqual(bool(r.trusted), name == "given")
+            self.assertEqual(r.fused, name != "wrong")
+            with kvgrind.Trace(self.path(name + ".kvt")) as t:
+                traces[name] = arrays(t, 0)
+        self.assertTrue(all(told), "SDPA gave no LSE")
+        tolerance = 5e-3 if DEVICE == "cuda" else 1e-4
+        self.equal(traces["given"], traces["none"], tolerance)
+        np.testing.assert_array_equal(traces["wrong"]["lse"], traces["none"]["lse"])
+
+    def test_queries_written_over(self):
+        """A model that reuses the memory of its queries after attention: they are copied."""
+        model, ids = tiny(), ids_of(300)
+        with self.record(model, "plain.kvt", statistics=False):
+            self.generate(model, ids, 20)
+        import kvgrind_attention
+        before = kvgrind_attention.function_for("sdpa")
+
+        def spoil(module, query, key, value, mask, **keywords):
+            out = before(module, query, key, value, mask, **keywords)
+            query.zero_()
+            return out
+
+        kvgrind_attention._functions["sdpa"] = spoil
+        try:
+            with self.record(model, "spoilt.kvt", statistics=False) as r:
+                self.generate(model, ids, 20)
+        finally:
+            kvgrind_attention._functions["sdpa"] = before
+        self.assertIsNone(r.failed)
+        with kvgrind.Trace(self.path("plain.kvt")) as a, kvgrind.Trace(self.path("spoilt.kvt")) as b:
+            self.equal(arrays(a, 0), arrays(b, 0), 1e-4)
+
     # -- how it is fed -----------------------------------------------------------------------------------------------------
 
     def test_batch_is_several_sequences(self):

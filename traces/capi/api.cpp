@@ -108,6 +108,10 @@ int kvg_new(const kvg_options* options, kvg_recorder** out) {
   });
 }
 
+int kvg_prepare(kvg_recorder* recorder, int32_t device) {
+  return with(recorder, [&](auto& client) { client.prepare(device); });
+}
+
 int kvg_token_text(kvg_recorder* recorder, const char* text, const int64_t* end, int64_t tokens) {
   if (text == nullptr || end == nullptr) return null_argument("text");
   return with(recorder, [&](auto& client) { client.token_text(text, end, tokens); });

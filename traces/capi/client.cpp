@@ -170,12 +170,19 @@ DeviceLane& Client::lane(int device) {
                                         .next = "build kvgrind with the CUDA Toolkit, or run the model on the CPU"});
   if (!pinned_) {
     const kernels::DeviceGuard guard(device);
+    memory_.touch();
     kernels::pin_memory(memory_.ring(), memory_.ring_bytes(), "the recording's spool");
     pinned_ = true;
   }
   auto& lane = *lanes_.emplace(device, std::make_unique<DeviceLane>(device)).first->second;
   if (!publisher_.joinable()) publisher_ = std::thread([this] { publish_when_copied(); });
   return lane;
+}
+
+void Client::prepare(int device) {
+  if (failure_) throw *failure_;
+  if (device < 0) throw usage(fmt::format("device {}", device), "the number of a CUDA device");
+  lane(device);
 }
 
 void Client::text_message(Kind kind, std::int64_t number, const std::string& text) {
@@ -189,6 +196,9 @@ void Client::text_message(Kind kind, std::int64_t number, const std::string& tex
 
 void Client::token_text(const char* text, const std::int64_t* end, std::int64_t tokens) {
   if (opened_ || tokens < 0) throw usage("the text of tokens", "it before the file is opened");
+  for (std::int64_t i = 0; i < tokens; ++i)
+    if (end[i] < (i > 0 ? end[i - 1] : 0))
+      throw usage(fmt::format("the end of token {}'s text at {}", i, end[i]), "ascending ends");
   const std::int64_t bytes = tokens > 0 ? end[tokens - 1] : 0;
   wire::Tokens body{.tokens = tokens, .text_bytes = bytes, .end_at = body_end<wire::Tokens>(), .text_at = 0};
   body.text_at = body.end_at + aligned(tokens * 8);
@@ -202,6 +212,8 @@ void Client::token_text(const char* text, const std::int64_t* end, std::int64_t 
 void Client::output_projection(std::int64_t layer, const void* weights, std::int64_t hidden, std::int64_t width,
                                DType dtype) {
   if (opened_) throw usage("an output projection", "it before the file is opened");
+  if (layer < 0 || hidden < 1 || width < 1 || hidden > (1 << 24) || width > (1 << 24))
+    throw usage(fmt::format("an output projection [{}, {}] of layer {}", hidden, width, layer), "[hidden, Hq · D]");
   const std::int64_t bytes = hidden * width * size_bytes(dtype);
   const wire::OutputProjection body{.layer = layer,
                                     .hidden = hidden,
@@ -225,7 +237,7 @@ void Client::open(const char* path, const char* plan_json) {
   envelope["path"] = path;
   envelope["plan"] = plan_json;
   text_message(Kind::open, 0, json_text(envelope));
-  while (memory_.control().state.load() == static_cast<std::uint32_t>(WriterState::starting))
+  while (plan_.wait && memory_.control().state.load() == static_cast<std::uint32_t>(WriterState::starting))
     if (!feeder_.wait_for_change(200) &&
         memory_.control().state.load() != static_cast<std::uint32_t>(WriterState::recording))
       fail();
@@ -233,8 +245,9 @@ void Client::open(const char* path, const char* plan_json) {
   opened_ = true;
 }
 
-void Client::check_open(const char* doing) const {
+void Client::check_open(const char* doing) {
   if (failure_) throw *failure_;
+  if (memory_.control().state.load() == static_cast<std::uint32_t>(WriterState::failed)) fail();
   if (!opened_ || closed_) throw usage(doing, "a recording that is open");
 }
 
@@ -251,6 +264,11 @@ void Client::describe(std::int64_t sequence, const char* sequence_json) {
 void Client::column_sums(std::int64_t sequence, std::int64_t layer, std::int64_t segment, const float* sums,
                          std::int64_t keys, int device, void* stream) {
   check_open("column sums");
+  if (in_pass_ || sequence < 0 || sequence >= static_cast<std::int64_t>(plan_.sequences.size()) || layer < 0 ||
+      layer >= plan_.shape.layers || segment < -1 || keys < 1 || keys > (std::int64_t{1} << 32))
+    throw usage(
+        fmt::format("column sums of {} keys, layer {}, segment {}, sequence {}", keys, layer, segment, sequence),
+        "those of a layer and sequence that there is, between passes");
   const std::int64_t bytes = plan_.shape.query_heads * keys * 4;
   const wire::ColumnSums body{
       .sequence = sequence, .layer = layer, .segment = segment, .keys = keys, .at = body_end<wire::ColumnSums>()};
@@ -309,7 +327,8 @@ void Client::close(bool finish) {
   if (publisher_.joinable()) wait_for_publisher();
   closed_ = true;
   const SpoolControl& control = memory_.control();
-  while (control.state.load() == static_cast<std::uint32_t>(WriterState::recording))
+  while (control.state.load() == static_cast<std::uint32_t>(WriterState::recording) ||
+         control.state.load() == static_cast<std::uint32_t>(WriterState::starting))
     if (!feeder_.wait_for_change(200)) break;
   if (control.state.load() != static_cast<std::uint32_t>(WriterState::finished)) fail();
 }

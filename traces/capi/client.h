@@ -28,6 +28,7 @@ class Client {
   explicit Client(const kvg_options& options);
   ~Client();
 
+  void prepare(int device);
   void token_text(const char* text, const std::int64_t* end, std::int64_t tokens);
   void output_projection(std::int64_t layer, const void* weights, std::int64_t hidden, std::int64_t width, DType dtype);
   void open(const char* path, const char* plan_json);
@@ -57,7 +58,7 @@ class Client {
   void wait_for_publisher();
   void text_message(wire::Kind kind, std::int64_t number, const std::string& text);
   [[noreturn]] void fail();
-  void check_open(const char* doing) const;
+  void check_open(const char* doing);
   DeviceLane& lane(int device);
   std::int64_t choose_queries(const kvg_part& part, bool decode, std::uint8_t* use);
 

@@ -6,7 +6,7 @@
  * received.
  *
  * Order of calls
- *   kvg_new → [kvg_token_text] [kvg_output_projection …] → kvg_open →
+ *   kvg_new → [kvg_prepare] [kvg_token_text] [kvg_output_projection …] → kvg_open →
  *     for each forward pass: kvg_begin → kvg_layer for layer 0 … L − 1 → kvg_end
  *     for each sequence, once: kvg_sequence_done
  *   → kvg_close → kvg_free
@@ -112,6 +112,9 @@ KVG_API const char* kvg_last_error(void);
 
 /* Starts the writer. */
 KVG_API int kvg_new(const kvg_options* options, kvg_recorder** out);
+/* Page-locks the spool and makes the device's copy stream now, which costs up to a second for some GiB; otherwise the
+ * first pass fed from that device waits for it. KVG_UNAVAILABLE without CUDA. */
+KVG_API int kvg_prepare(kvg_recorder* recorder, int32_t device);
 /* The bytes of every token of the vocabulary: token i is text[end[i − 1], end[i]). */
 KVG_API int kvg_token_text(kvg_recorder* recorder, const char* text, const int64_t* end, int64_t tokens);
 /* W_O of a layer [hidden, Hq · D], host memory, dense. Layers in order. */
@@ -125,7 +128,8 @@ KVG_API int kvg_output_projection(kvg_recorder* recorder, int64_t layer, const v
  *   "options": {"queries": "all|window|sample|none", "query_window", "query_sample_share", "fsync": "never|chunk|end",
  *               "statistics": true — column sums, query statistics and pooled maps, computed by the writer on the CPU
  *               from all queries: for short recordings —, "column_sums": true — given by kvg_column_sums —,
- *               "logits": true, "output_projection": true, "reserve_bytes", "force", "anonymous"},
+ *               "logits": true, "output_projection": true, "reserve_bytes", "force", "anonymous",
+ *               "wait": false — does not wait for the file; a later call tells if it could not be made —},
  *   "provenance": {…}} */
 KVG_API int kvg_open(kvg_recorder* recorder, const char* path, const char* plan_json);
 /* What is known by now of a sequence that is not done; one object as in plan_json's "sequences", without spans. */

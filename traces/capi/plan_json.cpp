@@ -76,7 +76,7 @@ void parse_options(const json::object& in, RecordingPlanJson& plan) {
   const std::string place = "options";
   known_keys(in,
              {"queries", "query_window", "query_sample_share", "fsync", "statistics", "column_sums", "logits",
-              "output_projection", "reserve_bytes", "force", "anonymous"},
+              "output_projection", "reserve_bytes", "force", "wait", "anonymous"},
              place);
   RecordOptions& o = plan.options;
   o.queries = chosen<QueryContent>(in, "queries",
@@ -102,6 +102,7 @@ void parse_options(const json::object& in, RecordingPlanJson& plan) {
   o.reserve_bytes = whole(in, "reserve_bytes", o.reserve_bytes, place);
   o.force = flag(in, "force", false, place);
   o.anonymous = flag(in, "anonymous", false, place);
+  plan.wait = flag(in, "wait", true, place);
 }
 
 PlanShape parse_shape(const json::object& card) {

@@ -23,6 +23,7 @@ struct RecordingPlanJson {
   std::int64_t spare_sequences = 0;
   RecordOptions options;
   bool statistics = false;  // the writer computes column sums, query statistics and maps
+  bool wait = true;         // opening waits until the file is there
   json::object provenance;
 };
 

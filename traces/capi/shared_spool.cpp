@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/parallel.h"
 
 namespace kvgrind::traces {
 namespace {
@@ -90,6 +91,15 @@ SpoolMemory SpoolMemory::attach(int descriptor) {
                                     .expected = fmt::format("version {}", wire::version),
                                     .next = "use library and writer of one build"});
   return memory;
+}
+
+void SpoolMemory::touch() const {
+  constexpr std::int64_t page = 4096, piece = 1 << 24;
+  parallel_for((ring_bytes_ + piece - 1) / piece, [this](std::int64_t i) {
+    const std::int64_t end = std::min(ring_bytes_, (i + 1) * piece);
+    for (std::int64_t at = i * piece; at < end; at += page)
+      std::atomic_ref(reinterpret_cast<std::uint8_t&>(ring()[at])).fetch_or(0);
+  });
 }
 
 std::int64_t SpoolFeeder::free_bytes() const {

@@ -42,6 +42,9 @@ class SpoolMemory {
   SpoolControl& control() const { return *control_; }
   std::byte* ring() const { return reinterpret_cast<std::byte*>(control_) + control_bytes; }
   std::int64_t ring_bytes() const { return ring_bytes_; }
+  // Gives every page of the ring its memory, on all cores; contents stay. Page-locking does so on one core, which
+  // takes seconds for some GiB.
+  void touch() const;
   static constexpr std::int64_t control_bytes = 4096;
 
  private:

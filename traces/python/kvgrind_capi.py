@@ -57,6 +57,7 @@ class LseParams(c.Structure):
 _P, _I, _L, _S = c.c_void_p, c.c_int32, c.c_int64, c.c_char_p
 _SIGNATURES = {
     "kvg_new": [c.POINTER(Options), c.POINTER(_P)],
+    "kvg_prepare": [_P, _I],
     "kvg_token_text": [_P, _S, _P, _L],
     "kvg_output_projection": [_P, _L, _P, _L, _L, _I],
     "kvg_open": [_P, _S, _S],

@@ -3,6 +3,9 @@
 with and without the hook, interleaved in one run.
 
   hook_overhead.py LIBRARY FOLDER [tokens=32768] [steps=256] [repeats=3] [layers=32]
+
+KVGRIND_PROFILE=1: after the measurement, the profiler's tables of one recorded prefill and of 20 decode steps, and of
+the same without recording.
 """
 import os
 import statistics
@@ -33,21 +36,62 @@ def make_model():
     return model.to("cuda", torch.bfloat16).eval()
 
 
-def run(model, ids):
-    """(ms of prefill, ms of each decode step, decode milliseconds whole)"""
+def prefill(model, ids):
     cache = DynamicCache()
-    torch.cuda.synchronize()
-    start = time.perf_counter()
     out = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-    torch.cuda.synchronize()
-    prefill = time.perf_counter() - start
-    token = out.logits[:, -1:].argmax(-1)
-    start = time.perf_counter()
-    for _ in range(steps):
+    return cache, out.logits[:, -1:].argmax(-1)
+
+
+def decode(model, cache, token, count):
+    for _ in range(count):
         out = model(token, past_key_values=cache, use_cache=True)
         token = out.logits[:, -1:].argmax(-1)
+    return token
+
+
+def run(model, ids):
+    """(ms of prefill, ms of a decode step)"""
     torch.cuda.synchronize()
-    return 1e3 * prefill, 1e3 * (time.perf_counter() - start) / steps
+    start = time.perf_counter()
+    cache, token = prefill(model, ids)
+    torch.cuda.synchronize()
+    first = time.perf_counter() - start
+    start = time.perf_counter()
+    decode(model, cache, token, steps)
+    torch.cuda.synchronize()
+    return 1e3 * first, 1e3 * (time.perf_counter() - start) / steps
+
+
+def record(model, path):
+    return kvgrind.record(model, path, library=library, force=True, fsync="never", queries="sample",
+                          spool_bytes=8 << 30, expected_tokens=tokens + steps, steps=64)
+
+
+def profiled(model, ids, what):
+    from torch.profiler import ProfilerActivity, profile
+    cache = token = None
+    for name, work in (("prefill", lambda: prefill(model, ids)), ("20 decode steps", lambda: decode(model, cache, token, 20))):
+        torch.cuda.synchronize()
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+            result = work()
+            torch.cuda.synchronize()
+        if name == "prefill":
+            cache, token = result
+            token = decode(model, cache, token, 50)  # so that one of the 20 steps hands over a block of 64
+        rows = [(e.key, e.count, getattr(e, "self_device_time_total", 0) / 1e3, e.self_cpu_time_total / 1e3)
+                for e in seen.key_averages()]
+        for order, kind in ((2, "device"), (3, "CPU")):
+            print(f"-- {what}, {name}: by {kind} time, all {sum(r[order] for r in rows):.1f} ms")
+            for row in sorted(rows, key=lambda r: -r[order])[:12]:
+                print(f"   {row[0][:76]:76s} {row[1]:6d} x  device {row[2]:9.2f} ms  CPU {row[3]:9.2f} ms")
+    import cProfile
+    import pstats
+    calls = cProfile.Profile()
+    calls.runcall(decode, model, cache, token, 20)
+    print(f"-- {what}, 20 more steps: functions of Python by own time")
+    stats = sorted(pstats.Stats(calls).stats.items(), key=lambda item: -item[1][2])
+    for (file, line, function), (_, count, own, whole, _) in stats[:16]:
+        print(f"   {os.path.basename(file)}:{line} {function[:44]:44s} {count:7d} x {1e3 * own:8.2f} ms own {1e3 * whole:8.2f}")
 
 
 def main():
@@ -61,9 +105,11 @@ def main():
         for repeat in range(repeats):
             plain.append(run(model, ids))
             path = os.path.join(folder, "hook.kvt")
-            recording = kvgrind.record(model, path, library=library, force=True, fsync="never", queries="sample",
-                                       spool_bytes=8 << 30, expected_tokens=tokens + steps, steps=64)
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            recording = record(model, path)
             with recording:
+                entered = 1e3 * (time.perf_counter() - start)
                 recorded.append(run(model, ids))
                 status = recording.status()
                 start = time.perf_counter()
@@ -72,13 +118,19 @@ def main():
                 raise SystemExit(f"recording failed: {recording.failed}")
             size = os.path.getsize(path)
             print(f"  repeat {repeat}: prefill {plain[-1][0]:.1f} / {recorded[-1][0]:.1f} ms, "
-                  f"step {plain[-1][1]:.3f} / {recorded[-1][1]:.3f} ms, closed after {closing[-1]:.0f} ms, "
+                  f"step {plain[-1][1]:.3f} / {recorded[-1][1]:.3f} ms, entered in {entered:.0f} ms, closed after {closing[-1]:.0f} ms, "
                   f"{size / 1e9:.2f} GB, spool peak {status['peak_bytes'] / 1e9:.2f} GB, waits {status['waits']}", flush=True)
     for name, i in (("prefill", 0), ("decode step", 1)):
         a, b = statistics.median(x[i] for x in plain), statistics.median(x[i] for x in recorded)
         print(f"{name}: {a:.3f} ms without, {b:.3f} ms with: x {b / a:.4f}")
     with kvgrind.Trace(path) as trace:
         print(f"{trace.state}, {trace.sequences[0]['tokens']} tokens, absent: {trace.not_recorded}")
+    print(f"LSE from the model's own attention: {recording.fused and sorted(recording.trusted)}")
+    if os.environ.get("KVGRIND_PROFILE"):
+        with torch.no_grad():
+            profiled(model, ids, "without recording")
+            with record(model, path):
+                profiled(model, ids, "recorded")
     os.remove(path)
 
 
