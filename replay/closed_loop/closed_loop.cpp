@@ -16,6 +16,7 @@
 #include "replay/closed_loop/live_signals.h"
 #include "replay/closed_loop/policy_cache.h"
 #include "sim/engine/bound_policy.h"
+#include "sim/model/cuda_runtime.h"
 
 namespace kvgrind::replay {
 namespace {
@@ -57,6 +58,9 @@ struct Distribution {  // of one target under the full cache
 class BothTaps final : public Tap {
  public:
   BothTaps(Tap* first, Tap& second) : first_(first), second_(second) {}
+  TapNeeds needs(std::int64_t layer) const override {
+    return first_ ? TapNeeds::both(first_->needs(layer), second_.needs(layer)) : second_.needs(layer);
+  }
   void begin(const TapPass& pass) override {
     if (first_) first_->begin(pass);
     second_.begin(pass);
@@ -133,6 +137,7 @@ struct ClosedPrompt::State {
   SuitePrompt prompt;
   std::int64_t sequence = 0;
   ClosedOptions options;
+  Watched kept_signals;
   sim::RunOptions run_options;
   Prefix context_prefix;  // lives as long as the prefixes that extend it
   std::vector<Prefix> prefixes;
@@ -151,8 +156,8 @@ struct ClosedPrompt::State {
     std::vector<Segment> segments;
     if (base) segments.assign(base->signals->segments().begin(), base->signals->segments().end());
     segments.push_back({role, first, out.tokens});
-    out.signals =
-        std::make_shared<LiveSignals>(model, std::move(segments), prompt.spans, base ? base->signals : nullptr);
+    out.signals = std::make_shared<LiveSignals>(model, std::move(segments), prompt.spans,
+                                                base ? base->signals : nullptr, kept_signals);
     out.cache = base ? std::make_unique<sim::CacheState>(*base->cache) : std::make_unique<sim::CacheState>(card());
     sim::Feed feed{
         .sequence = sequence, .first = first, .ids = ids, .cache = out.cache.get(), .tap = out.signals.get()};
@@ -328,7 +333,7 @@ struct ClosedPrompt::State {
     Compressed out;
     out.signals = std::make_unique<LiveSignals>(
         model, std::vector<Segment>(prefix.signals->segments().begin(), prefix.signals->segments().end()), prompt.spans,
-        running ? nullptr : prefix.signals);
+        running ? nullptr : prefix.signals, running ? Watched{} : kept_signals);
     out.cache = std::make_unique<PolicyCache>(
         running ? sim::CacheState(card(), sim::cache_granularity(policy)) : cache_at_start(policy, *prefix.cache),
         setup, *out.signals);
@@ -367,10 +372,12 @@ struct ClosedPrompt::State {
         throw Error(Category::usage, {.doing = "running in the closed loop",
                                       .on = sim::typed_text(*job.policy),
                                       .found = fmt::format("a need for signal {}", sim::signal_name(signal)),
-                                      .expected = "signals that a running model can give"});
+                                      .expected = "signals that a running model can give, and that policies named "
+                                                  "beforehand ask for"});
     const Pace pace = pace_of(*job.policy);
     const bool heard = pace != Pace::whole;  // the policy goes on deciding in the tails
-    const auto& full = reference_of(pace);
+    // On the CPU, pieces give the same, bitwise: a row depends on itself and its keys alone. Not so on a device.
+    const auto& full = reference_of(sim::device_of(*model) ? pace : Pace::whole);
     JobOutcome out;
     out.questions.resize(prompt.questions.size());
     const sim::RunSetup setup{.policy = job.policy, .amount = job.amount, .seed = job.seed, .sequence = sequence};
@@ -432,6 +439,7 @@ ClosedPrompt::ClosedPrompt(std::shared_ptr<const sim::Model> model, const SuiteP
   s.prompt = prompt;
   s.sequence = sequence;
   s.options = options;
+  if (!options.policies.empty()) s.kept_signals = Watched::by(options.policies);
   std::int64_t longest = 0;
   for (const SuiteQuestion& q : prompt.questions)
     longest += static_cast<std::int64_t>(2 * q.question.size() + q.answer.size());

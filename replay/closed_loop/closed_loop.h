@@ -32,6 +32,8 @@ struct ClosedOptions {
   std::int64_t prefill_chunk = 512;  // tokens per forward call
   bool compressed_prefill = false;   // prefill itself reads the policy's cache, chunk by chunk
   bool kl = true;                    // keep the reference's distributions (vocab floats a token)
+  // The only policies that will run, as far as known: the model is watched for what they ask, no further. Empty: any.
+  std::vector<sim::PolicyPtr> policies = {};
 };
 
 struct EvalJob {

@@ -19,6 +19,48 @@ namespace {
 
 constexpr std::int64_t copy_rows = 64;  // of one piece of work
 
+// sums[j] += Σ over the block's rows of p(·, j), for keys below `reach`; summed within the block first, as the recorder
+// does.
+void add_block(View<const float, 2> p, std::int64_t reach, std::vector<float>& block, std::vector<float>& sums) {
+  block.assign(static_cast<std::size_t>(reach), 0.0f);
+  float* const sum = block.data();
+  for (std::int64_t i = 0; i < p.extent(0); ++i) {
+    const float* const row = p.data() + i * p.stride(0);
+    for (std::int64_t j = 0; j < reach; ++j) sum[j] += row[j];
+  }
+  for (std::int64_t j = 0; j < reach; ++j) sums[static_cast<std::size_t>(j)] += sum[j];
+}
+
+void append_queries(View<const float, 3> q, std::vector<float>& out) {
+  const std::int64_t n = q.extent(0), heads = q.extent(1), dim = q.extent(2);
+  const auto old_size = static_cast<std::int64_t>(out.size());
+  out.resize(static_cast<std::size_t>(old_size + n * heads * dim));  // grows geometrically
+  float* to = out.data() + old_size;
+  parallel_for((n + copy_rows - 1) / copy_rows, [&](std::int64_t block) {
+    for (std::int64_t t = block * copy_rows; t < std::min(n, (block + 1) * copy_rows); ++t)
+      for (std::int64_t h = 0; h < heads; ++h) {
+        const float* from = &q(t, h, 0);
+        float* row = to + (t * heads + h) * dim;
+        if (q.stride(2) == 1)
+          std::copy_n(from, dim, row);
+        else
+          for (std::int64_t d = 0; d < dim; ++d) row[d] = q(t, h, d);
+      }
+  });
+}
+
+void append_norms(View<const float, 2> x, std::vector<float>& out) {
+  const std::size_t old = out.size();
+  const std::int64_t n = x.extent(0);
+  out.resize(old + static_cast<std::size_t>(n));
+  const std::span<float> to_norms = std::span(out).subspan(old);
+  parallel_for((n + copy_rows - 1) / copy_rows, [&](std::int64_t block) {
+    const std::int64_t first = block * copy_rows, count = std::min(copy_rows, n - first);
+    kernels::l2_norms(x.slice(first, count),
+                      to_norms.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)));
+  });
+}
+
 }  // namespace
 
 struct LiveSignals::Cache {
@@ -28,15 +70,30 @@ struct LiveSignals::Cache {
   std::map<std::int64_t, Array<float, 2>> output_projection;
 };
 
+Watched Watched::by(std::span<const sim::PolicyPtr> policies) {
+  Watched out{.queries = false, .norms = false, .sums = false};
+  for (const sim::PolicyPtr& policy : policies)
+    for (const sim::Signal signal : sim::needed_signals(*policy)) {
+      out.sums |= signal == sim::Signal::column_sums;
+      out.norms |= signal == sim::Signal::hidden_norm || signal == sim::Signal::attention_input_norm;
+      out.queries |= signal == sim::Signal::queries || signal == sim::Signal::column_sums ||
+                     signal == sim::Signal::query_statistics;
+    }
+  return out;
+}
+
 LiveSignals::LiveSignals(std::shared_ptr<const sim::Model> model, std::vector<Segment> segments,
-                         std::vector<Span> spans, std::shared_ptr<const LiveSignals> prefix)
+                         std::vector<Span> spans, std::shared_ptr<const LiveSignals> prefix, const Watched& watched)
     : model_(std::move(model)),
       card_(sim::model_config(*model_).card),
       segments_(std::move(segments)),
       spans_(std::move(spans)),
       prefix_(std::move(prefix)),
+      watched_(watched),
       layers_(static_cast<std::size_t>(card_.layers)),
       cache_(std::make_unique<Cache>()) {
+  for (LayerRows& rows : layers_)
+    if (wants_probabilities(0)) rows.sums.resize(static_cast<std::size_t>(card_.query_heads));
   if (!prefix_) return;
   first_ = end_ = prefix_->end_;
   for (std::size_t l = 0; l < layers_.size(); ++l) {
@@ -47,49 +104,47 @@ LiveSignals::LiveSignals(std::shared_ptr<const sim::Model> model, std::vector<Se
 
 LiveSignals::~LiveSignals() = default;
 
+TapNeeds LiveSignals::needs(std::int64_t) const {
+  constexpr std::int64_t none = TapNeeds::none;
+  return {.q = watched_.queries ? 0 : none,
+          .q_pre = none,
+          .lse = none,
+          .input = watched_.norms ? 0 : none,
+          .attn_in = watched_.norms ? 0 : none,
+          .attn_out = none,
+          .output = none};
+}
+
 void LiveSignals::begin(const TapPass& pass) {
   assert(pass.first == end_);
-  pass_first_ = pass.first;
+  pass_end_ = pass.first + static_cast<std::int64_t>(pass.ids.size());
+  for (LayerRows& rows : layers_)
+    for (auto& head : rows.sums) head.resize(static_cast<std::size_t>(pass_end_), 0.0f);
+}
+
+void LiveSignals::probabilities(const TapProbabilities& block) {
+  // Keys of a prefix stand at their positions; those behind the last row are zero.
+  std::vector<float> sum;
+  add_block(block.p, std::min(block.first + block.p.extent(0), block.p.extent(1)), sum,
+            layers_[static_cast<std::size_t>(block.layer)].sums[static_cast<std::size_t>(block.head)]);
 }
 
 void LiveSignals::layer(const TapLayer& shown) {
   LayerRows& rows = layers_[static_cast<std::size_t>(shown.layer)];
-  const std::int64_t n = shown.q.extent(0), heads = shown.q.extent(1), dim = shown.q.extent(2);
-  const auto old_size = static_cast<std::int64_t>(rows.q.size());
-  rows.q.resize(static_cast<std::size_t>(old_size + n * heads * dim));  // grows geometrically
-  float* to = rows.q.data() + old_size;
-  parallel_for((n + copy_rows - 1) / copy_rows, [&](std::int64_t block) {
-    for (std::int64_t t = block * copy_rows; t < std::min(n, (block + 1) * copy_rows); ++t)
-      for (std::int64_t h = 0; h < heads; ++h) {
-        const float* from = &shown.q(t, h, 0);
-        float* row = to + (t * heads + h) * dim;
-        if (shown.q.stride(2) == 1)
-          std::copy_n(from, dim, row);
-        else
-          for (std::int64_t d = 0; d < dim; ++d) row[d] = shown.q(t, h, d);
-      }
-  });
-  const auto append_norms = [n](View<const float, 2> x, std::vector<float>& out) {
-    const std::size_t old = out.size();
-    out.resize(old + static_cast<std::size_t>(n));
-    const std::span<float> to_norms = std::span(out).subspan(old);
-    parallel_for((n + copy_rows - 1) / copy_rows, [&](std::int64_t block) {
-      const std::int64_t first = block * copy_rows, count = std::min(copy_rows, n - first);
-      kernels::l2_norms(x.slice(first, count),
-                        to_norms.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)));
-    });
-  };
+  if (watched_.queries) append_queries(shown.q, rows.q);
+  if (!watched_.norms) return;
   append_norms(shown.input, rows.hidden_norm);
   append_norms(shown.attn_in, rows.attn_in_norm);
 }
 
-void LiveSignals::end(const TapEnd& shown) { end_ = pass_first_ + shown.final_residual.extent(0); }
+void LiveSignals::end(const TapEnd&) { end_ = pass_end_; }
 
 const ModelCard& LiveSignals::card() const { return card_; }
 
 bool LiveSignals::has(sim::Signal signal) const {
   switch (signal) {
     case sim::Signal::future_queries:
+      return false;
     case sim::Signal::repeat_probe:
     case sim::Signal::reread_probe:
       return false;
@@ -127,6 +182,8 @@ Array<float, 2> LiveSignals::queries(std::int64_t layer, std::int64_t head, std:
 
 std::vector<float> LiveSignals::column_sums(std::int64_t layer, std::int64_t head, std::int64_t until) const {
   if (prefix_ && until <= prefix_->end_) return prefix_->column_sums(layer, head, until);
+  if (wants_probabilities(layer) && until == end_)
+    return layers_[static_cast<std::size_t>(layer)].sums[static_cast<std::size_t>(head)];
   if (!full_cache_)
     throw Error(Category::usage, {.doing = "reading signal column_sums",
                                   .found = fmt::format("{} positions asked beyond the uncompressed prefix", until),
@@ -157,12 +214,9 @@ std::vector<float> LiveSignals::column_sums(std::int64_t layer, std::int64_t hea
   params.softcap = card_.softcap;
   params.window = card_.layer[static_cast<std::size_t>(layer)].window;
   if (!card_.sinks.empty()) params.sink = &card_.sinks[static_cast<std::size_t>(layer * card_.query_heads + head)];
-  params.probabilities = [&sums](std::int64_t, View<const float, 2> p) {
-    for (std::int64_t j = 0; j < p.extent(1); ++j) {
-      float block = 0.0f;  // summed within the block first, as the recorder does
-      for (std::int64_t i = 0; i < p.extent(0); ++i) block += p(i, j);
-      sums[static_cast<std::size_t>(j)] += block;
-    }
+  std::vector<float> block;
+  params.probabilities = [&](std::int64_t row, View<const float, 2> p) {
+    add_block(p, std::min(row + p.extent(0), until), block, sums);
   };
   kernels::attention(params);
   const std::lock_guard lock(cache_->mutex);
@@ -193,14 +247,21 @@ sim::QueryStatistics LiveSignals::query_statistics(std::int64_t layer, std::int6
     std::vector<double> mean(static_cast<std::size_t>(dim)), modulus(static_cast<std::size_t>(dim / 2)),
         moment(static_cast<std::size_t>(dim * dim));
     const std::int64_t half = set.rotary_dim() / 2;
+    std::vector<double> wide(static_cast<std::size_t>(dim));
     for (std::int64_t t = 0; t < n; ++t) {
       const float* row = q.data() + t * dim;
-      for (std::int64_t a = 0; a < dim; ++a) {
-        mean[static_cast<std::size_t>(a)] += row[a];
-        for (std::int64_t b = 0; b < dim; ++b) moment[static_cast<std::size_t>(a * dim + b)] += double{row[a]} * row[b];
+      std::copy_n(row, dim, wide.data());
+      for (std::int64_t a = 0; a < dim; ++a) {  // the upper triangle; a product is the same either way round
+        const double at_a = wide[static_cast<std::size_t>(a)];
+        mean[static_cast<std::size_t>(a)] += at_a;
+        double* const to = moment.data() + a * dim;
+        for (std::int64_t b = a; b < dim; ++b) to[b] += at_a * wide[static_cast<std::size_t>(b)];
       }
       for (std::int64_t m = 0; m < half; ++m) modulus[static_cast<std::size_t>(m)] += std::hypot(row[m], row[m + half]);
     }
+    for (std::int64_t a = 0; a < dim; ++a)
+      for (std::int64_t b = 0; b < a; ++b)
+        moment[static_cast<std::size_t>(a * dim + b)] = moment[static_cast<std::size_t>(b * dim + a)];
     for (std::size_t i = 0; i < mean.size(); ++i) out.mean[i] = static_cast<float>(mean[i] / static_cast<double>(n));
     for (std::size_t i = 0; i < modulus.size(); ++i)
       out.mean_modulus[i] = static_cast<float>(modulus[i] / static_cast<double>(n));

@@ -1,6 +1,7 @@
 // The closed loop's signals: what the running model showed (queries, norms), position by position. A Tap that the
 // runtime feeds and a SignalSource that scores ask. A tail (one question on a shared prefix) is a LiveSignals of its
-// own over the same prefix: positions below the prefix's end are answered by the prefix.
+// own over the same prefix: positions below the prefix's end are answered by the prefix. What is watched is fixed at
+// the start: the model need not compute what no policy of the prompt reads.
 #pragma once
 #include <cstdint>
 #include <map>
@@ -11,15 +12,25 @@
 
 #include "core/tap.h"
 #include "sim/engine/cache_state.h"
+#include "sim/engine/policy.h"
 #include "sim/engine/signals.h"
 #include "sim/model/runtime.h"
 
 namespace kvgrind::replay {
 
+// What is kept of a run. `sums`: attention sums of the prefix are taken while the model runs; without it they are
+// computed from the queries when somebody asks, which costs more and gives the same bits.
+struct Watched {
+  bool queries = true, norms = true, sums = false;
+
+  // What these policies ask for.
+  static Watched by(std::span<const sim::PolicyPtr> policies);
+};
+
 class LiveSignals final : public Tap, public sim::SignalSource {
  public:
   LiveSignals(std::shared_ptr<const sim::Model> model, std::vector<Segment> segments, std::vector<Span> spans,
-              std::shared_ptr<const LiveSignals> prefix = nullptr);
+              std::shared_ptr<const LiveSignals> prefix = nullptr, const Watched& watched = {});
   ~LiveSignals() override;
 
   // The uncompressed cache of the tokens seen so far, for signals that need all keys (column sums). Not copied.
@@ -27,7 +38,10 @@ class LiveSignals final : public Tap, public sim::SignalSource {
   std::int64_t end() const { return end_; }  // positions [0, end) have been seen
 
   // Tap
+  TapNeeds needs(std::int64_t layer) const override;
+  bool wants_probabilities(std::int64_t) const override { return watched_.sums && !prefix_; }
   void begin(const TapPass& pass) override;
+  void probabilities(const TapProbabilities& block) override;
   void layer(const TapLayer& shown) override;
   void end(const TapEnd&) override;
 
@@ -49,6 +63,7 @@ class LiveSignals final : public Tap, public sim::SignalSource {
   struct LayerRows {
     std::vector<float> q;                          // [own, Hq, D] post-RoPE
     std::vector<float> hidden_norm, attn_in_norm;  // [end]; the prefix's values in front
+    std::vector<std::vector<float>> sums;          // [Hq][end] attention received, where sums are watched
   };
   std::shared_ptr<const sim::Model> model_;
   const ModelCard& card_;
@@ -58,7 +73,8 @@ class LiveSignals final : public Tap, public sim::SignalSource {
   const sim::CacheState* full_cache_ = nullptr;
   std::int64_t first_ = 0;  // own rows are positions [first_, end_)
   std::int64_t end_ = 0;
-  std::int64_t pass_first_ = 0;
+  std::int64_t pass_end_ = 0;
+  Watched watched_;
   std::vector<LayerRows> layers_;
 
   struct Cache;  // lazily computed, shared by all policies of a prompt

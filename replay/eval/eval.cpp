@@ -142,8 +142,10 @@ EvalOutcome run_eval(const EvalRequest& request, Progress* progress, const Cance
           }
       };
       try {
-        const ClosedPrompt closed(request.model, prompt, static_cast<std::int64_t>(p), request.closed, free_front,
-                                  free_back);
+        ClosedOptions options = request.closed;
+        for (std::size_t i = 0; i < rows.size(); ++i)
+          if (!known[i]) options.policies.push_back(jobs[begin + i].job.policy);
+        const ClosedPrompt closed(request.model, prompt, static_cast<std::int64_t>(p), options, free_front, free_back);
         std::vector<std::vector<bool>> far;
         if (prompt.questions[0].question.empty() && request.closed.turns == Turns::blind) far = far_gains(closed);
         parallel_for(static_cast<std::int64_t>(rows.size()), [&](std::int64_t i) {

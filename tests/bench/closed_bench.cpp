@@ -90,7 +90,8 @@ void closed_loop(benchmark::State& state, const char* policy, bool shared) {
     if (shared)
       benchmark::DoNotOptimize(prompt.run(job));
     else
-      benchmark::DoNotOptimize(replay::ClosedPrompt(example().model, example().prompt, 0, {}).run(job));
+      benchmark::DoNotOptimize(
+          replay::ClosedPrompt(example().model, example().prompt, 0, {.policies = {job.policy}}).run(job));
     with.push_back(since(begin));
     state.SetIterationTime(with.back());
   }
