@@ -69,7 +69,9 @@ const std::vector<FitMethod>& fit_methods() {
       {"lukv", "shares of each head at every level that lose least of the attention after the context (--score)",
        "attention lost at 80 % dropped over that of equal shares, held out", fit_head_curves},
       {"prefixkv", "shares of each layer at every level that hold one share of its attention, the same in all",
-       "mean distance of a layer's share from the held-out prompt's own, at 50 % dropped", fit_layer_curves, false}};
+       "mean distance of a layer's share from the held-out prompt's own, at 50 % dropped", fit_layer_curves, false},
+      {"razor", "how much each head looks at what followed before, and at the same token before, in text that repeats",
+       "1 − correlation of the first with the held-out one", fit_echo_heads, false}};
   return methods;
 }
 

@@ -63,6 +63,7 @@ void fit_query_centres(const FitSplit& split, Calibration& out);
 void fit_streaming_error(const FitSplit& split, Calibration& out);
 void fit_head_curves(const FitSplit& split, Calibration& out);
 void fit_layer_curves(const FitSplit& split, Calibration& out);
+void fit_echo_heads(const FitSplit& split, Calibration& out);
 void fit_learned_score(const FitSplit& split, Calibration& out);
 void fit_learned_gate(const FitSplit& split, Calibration& out);
 

@@ -20,15 +20,9 @@ void score(const ScoreContext& context, Columns& out) {
 extern const ScoreRow head_table;
 const ScoreRow head_table = {
     .name = "head_table",
-    .source = "arXiv 2410.10819 (DuoAttention); arXiv 2407.15891 (RazorAttention)",
+    .source = "arXiv 2410.10819 (DuoAttention)",
     .help = "a figure for each head that was fitted beforehand",
-    .params = {{"calib",
-                ParamType::calibration,
-                "\"\"",
-                "what kvgrind fit duo or razor wrote",
-                -1e300,
-                1e300,
-                {"duo", "razor"}}},
+    .params = {{"calib", ParamType::calibration, "\"\"", "what kvgrind fit duo wrote", -1e300, 1e300, {"duo"}}},
     .needs = {},
     .score = score,
     .gives = {"retrieval"},

@@ -9,7 +9,7 @@ namespace kvgrind::tests {
 
 // Queries of the tail all point along one direction for each head, and keys hold a planted amount of it: what the
 // future attends to is a function of the key. `second`: how sharply the second KV head looks.
-class PlantedRun final : public replay::RecordedRun {
+class PlantedRun : public replay::RecordedRun {
  public:
   explicit PlantedRun(std::uint64_t seed, std::int64_t prompts = 8, float second = 1.5f) {
     card_.family = "synthetic";

@@ -31,8 +31,10 @@ std::shared_ptr<const Calibration> synthetic_calibration(const std::string& meth
   Maker maker{.out = {.method = method, .model = calibration_model(card), .tensors = {}, .numbers = {}, .texts = {}},
               .rng = std::mt19937_64(hash_text(method))};
   const std::int64_t features = (card.query_heads + 2 * card.kv_heads) * card.head_dim;
-  if (method == "duo" || method == "razor") {
+  if (method == "duo") {
     maker.normal("head", {card.layers, card.kv_heads});
+  } else if (method == "razor") {
+    for (const char* name : {"echo", "induction"}) maker.normal(name, {card.layers, card.kv_heads});
   } else if (method == "lukv") {
     maker.uniform("prune", {99, card.layers, card.kv_heads});
   } else if (method == "prefixkv") {
