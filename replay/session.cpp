@@ -217,7 +217,7 @@ Tile Session::thumbnail(std::int64_t sequence, std::int64_t layer, std::int64_t 
                       .key_end = tokens,
                       .cell = std::max<std::int64_t>(1, (tokens + side - 1) / std::max<std::int64_t>(1, side))};
   const auto map = state_->coarse(sequence, layer, query_head);
-  if (map) {
+  if (map && map->cell <= request.cell) {  // of a short sequence the exact cells are finer, and quick
     request.cell = (request.cell + map->cell - 1) / map->cell * map->cell;
     return tile_from_map(*map, request, tokens);
   }

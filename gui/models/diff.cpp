@@ -51,7 +51,8 @@ PolicyDiff policy_diff(const ViewInput& input, std::size_t most, const CancelTok
   if (out.a.heads < heads) out.a = spread(out.a, heads);
   if (out.b.heads < heads) out.b = spread(out.b, heads);
   const std::int64_t query_heads = input.session->run().card().query_heads, per = query_heads / heads;
-  for (std::int64_t l = 0; l < out.a.layers; ++l)
+  for (std::int64_t l = 0; l < out.a.layers; ++l) {
+    out.estimated = out.estimated || input.session->received_mass_is_sampled(input.at.sequence, l);
     for (std::int64_t h = 0; h < heads; ++h) {
       cancel.throw_if_cancelled();
       const std::int64_t group = l * heads + h;
@@ -82,11 +83,14 @@ PolicyDiff policy_diff(const ViewInput& input, std::size_t most, const CancelTok
       std::sort(out.worst.begin(), out.worst.end(), worse);
       if (out.worst.size() > most) out.worst.resize(most);
     }
+  }
   return out;
 }
 
 Table diff_table(const PolicyDiff& diff, const std::vector<std::string>& text) {
-  Table out{.header = {"layer", "head", "position", "token", "kept_by", "received_mass"}, .rows = {}};
+  Table out{.header = {"layer", "head", "position", "token", "kept_by",
+                       diff.estimated ? "received_mass_estimated" : "received_mass"},
+            .rows = {}};
   for (const Disagreement& one : diff.worst)
     out.rows.push_back({std::to_string(one.layer), std::to_string(one.head), std::to_string(one.token),
                         one.token < static_cast<std::int64_t>(text.size())

@@ -21,6 +21,7 @@ struct PolicyDiff {
   KeptBand a, b;
   std::int64_t only_a = 0, only_b = 0, both = 0, neither = 0;
   double lost_a = 0, lost_b = 0;    // received mass on what the one dropped and the other kept, mean over groups
+  bool estimated = false;           // masses from some queries, scaled up: their sums were not recorded
   std::vector<Disagreement> worst;  // by mass, at most `most`
   Agreement at(std::int64_t group, std::int64_t token) const;
 };

@@ -29,14 +29,6 @@ KeptBand kept_band(const ShownJob& job, std::int64_t seen, std::int64_t tokens) 
   return out;
 }
 
-std::array<std::int32_t, 48> count_states(const KeptBand& band, std::int64_t group, std::int64_t begin,
-                                          std::int64_t end) {
-  std::array<std::int32_t, 48> out{};
-  for (std::int64_t t = std::max<std::int64_t>(0, begin); t < std::min(end, band.seen); ++t)
-    ++out[std::min<std::size_t>(band.state(group, t), out.size() - 1)];
-  return out;
-}
-
 Table kept_table(const std::vector<KeptBand>& bands) {
   Table out{.header = {"job", "seen", "layer", "head", "position", "state"}, .rows = {}};
   for (const KeptBand& band : bands)
@@ -44,6 +36,49 @@ Table kept_table(const std::vector<KeptBand>& bands) {
       for (std::int64_t t = 0; t < band.seen; ++t)
         out.rows.push_back({band.name, std::to_string(band.seen), std::to_string(g / band.heads),
                             std::to_string(g % band.heads), std::to_string(t), state_name(band.state(g, t))});
+  return out;
+}
+
+std::size_t StepBand::line_of(std::int64_t asked) const {
+  if (asked < 0 || seen.empty()) return seen.empty() ? 0 : seen.size() - 1;
+  const auto after = std::upper_bound(seen.begin(), seen.end(), asked) - seen.begin();
+  return static_cast<std::size_t>(std::max<std::ptrdiff_t>(1, after) - 1);
+}
+
+StepBand step_band(const ShownJob& job, std::int64_t layer, std::int64_t query_head, std::int64_t query_heads,
+                   std::int64_t tokens) {
+  StepBand out{.name = job.name, .colour = job.colour, .layer = layer, .tokens = tokens, .seen = {}, .states = {}};
+  const auto add = [&](const std::uint8_t* states, std::int64_t seen) {
+    out.seen.push_back(seen);
+    out.states.insert(out.states.end(), states, states + seen);
+    out.states.resize(out.seen.size() * static_cast<std::size_t>(tokens), 255);
+  };
+  if (!job.view) return out;
+  const replay::Timeline& timeline = job.view->timeline;
+  for (const replay::TimelineStep& step : timeline.steps) {
+    if (!step.k_states || timeline.heads == 0 || layer >= timeline.layers) continue;
+    out.heads = timeline.heads;
+    out.head = query_head * timeline.heads / std::max<std::int64_t>(1, query_heads);
+    add(step.k_states->data() + (layer * timeline.heads + out.head) * step.seen, step.seen);
+  }
+  const auto& states = job.view->outcome.k_states;
+  if (out.seen.empty() && layer < static_cast<std::int64_t>(states.size())) {
+    const auto& heads = states[static_cast<std::size_t>(layer)];
+    out.heads = static_cast<std::int64_t>(heads.size());
+    out.head = query_head * out.heads / std::max<std::int64_t>(1, query_heads);
+    const auto& own = heads[static_cast<std::size_t>(out.head)];
+    add(own.data(), static_cast<std::int64_t>(own.size()));
+  }
+  return out;
+}
+
+Table step_table(const std::vector<StepBand>& bands) {
+  Table out{.header = {"job", "seen", "layer", "head", "position", "state"}, .rows = {}};
+  for (const StepBand& band : bands)
+    for (std::size_t line = 0; line < band.seen.size(); ++line)
+      for (std::int64_t t = 0; t < band.seen[line]; ++t)
+        out.rows.push_back({band.name, std::to_string(band.seen[line]), std::to_string(band.layer),
+                            std::to_string(band.head), std::to_string(t), state_name(band.state(line, t))});
   return out;
 }
 

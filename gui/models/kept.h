@@ -1,6 +1,5 @@
 // What became of every token in every group of a job's cache, at one step.
 #pragma once
-#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -26,11 +25,25 @@ struct KeptBand {
 // seen < 0: the last step. Falls back to the states after the last token where no timeline was kept.
 KeptBand kept_band(const ShownJob& job, std::int64_t seen, std::int64_t tokens);
 
-// Tokens of [begin, end) of a group by state, for one pixel column.
-std::array<std::int32_t, 48> count_states(const KeptBand& band, std::int64_t group, std::int64_t begin,
-                                          std::int64_t end);
-
 Table kept_table(const std::vector<KeptBand>& bands);
+
+// One group of a job's cache at every step whose states were kept: a line a step.
+struct StepBand {
+  std::string name;
+  std::size_t colour = 0;
+  std::int64_t layer = 0, head = 0, heads = 0, tokens = 0;  // head of the cache
+  std::vector<std::int64_t> seen;                           // tokens seen at each line, ascending
+  std::vector<std::uint8_t> states;                         // [lines][tokens]; 255 = not seen yet
+  std::uint8_t state(std::size_t line, std::int64_t token) const {
+    return states[line * static_cast<std::size_t>(tokens) + static_cast<std::size_t>(token)];
+  }
+  // The line that shows what held after `seen` tokens (below 0: the last).
+  std::size_t line_of(std::int64_t seen) const;
+};
+// Of a job without a timeline: one line, after the last token.
+StepBand step_band(const ShownJob& job, std::int64_t layer, std::int64_t query_head, std::int64_t query_heads,
+                   std::int64_t tokens);
+Table step_table(const std::vector<StepBand>& bands);
 
 // Tokens kept per (layer, cache head) just after compression (as plans hold them).
 struct BudgetGrid {

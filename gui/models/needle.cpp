@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "gui/models/kept.h"
 
@@ -62,8 +63,22 @@ NeedleData needle_data(const ViewInput& input, std::int64_t most_queries, const 
   out.found = true;
   out.span = *span;
   out.mass = input.session->span_mass(input.at.sequence, span->begin, span->end, most_queries, cancel);
-  for (const ShownJob& job : input.jobs)
-    if (job.view) out.jobs.push_back(follow(job, *span));
+  for (const Span& one : info->spans)
+    if (one.kind == span->kind && one.begin >= 0 && one.begin < one.end && one.end <= info->tokens)
+      out.all.push_back({one, {}});
+  std::stable_sort(out.all.begin(), out.all.end(),
+                   [](const SpanFate& a, const SpanFate& b) { return a.span.begin < b.span.begin; });
+  for (std::size_t i = 0; i < out.all.size(); ++i)
+    if (out.all[i].span == *span) out.chosen = i;
+  for (const ShownJob& job : input.jobs) {
+    if (!job.view) continue;
+    out.jobs.push_back(follow(job, *span));
+    for (SpanFate& fate : out.all) {
+      fate.kept.push_back(std::numeric_limits<double>::quiet_NaN());
+      for (const replay::SpanOutcome& outcome : job.view->outcome.spans)
+        if (outcome.span == fate.span) fate.kept.back() = outcome.kept_frac;
+    }
+  }
   return out;
 }
 
@@ -73,6 +88,10 @@ Table needle_table(const NeedleData& data) {
     for (std::size_t i = 0; i < data.mass.query.size(); ++i)
       out.rows.push_back({"attention mass", std::to_string(l), std::to_string(data.mass.query[i]),
                           number(static_cast<double>(data.mass.mass(l, static_cast<std::int64_t>(i))))});
+  for (std::size_t i = 0; i < data.all.size(); ++i)
+    for (std::size_t j = 0; j < data.all[i].kept.size(); ++j)
+      out.rows.push_back({"share kept at the end by " + data.jobs[j].name, "", std::to_string(data.all[i].span.begin),
+                          number(data.all[i].kept[j])});
   for (const NeedleJob& job : data.jobs)
     for (std::size_t s = 0; s < job.seen.size(); ++s)
       for (std::size_t l = 0; l < job.kept[s].size(); ++l)

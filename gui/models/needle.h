@@ -17,8 +17,15 @@ struct NeedleJob {
   std::vector<std::vector<float>> kept;  // [steps][layers] share of the span's tokens kept, mean over heads
   std::int64_t first_loss = -1;          // tokens seen when some head first lost a token of it
 };
+// A span of the same kind, and what each job of `NeedleData::jobs` still holds of it at the end (NaN: not known).
+struct SpanFate {
+  Span span;
+  std::vector<double> kept;
+};
 struct NeedleData {
   Span span;
+  std::size_t chosen = 0;     // which of `all` it is
+  std::vector<SpanFate> all;  // spans of its kind, by position
   replay::SpanMass mass;
   std::vector<NeedleJob> jobs;
   bool found = false;

@@ -14,22 +14,30 @@ std::string plain_label(const std::string& bytes) {
   return out;
 }
 
-TextLines text_lines(const std::vector<std::string>& tokens, std::int64_t columns) {
-  TextLines out{.first = {}, .width = {}, .tokens = static_cast<std::int64_t>(tokens.size())};
+TextWidths text_widths(const std::vector<std::string>& tokens) {
+  TextWidths out;
   out.width.reserve(tokens.size());
+  out.ends_line.reserve(tokens.size());
+  for (const std::string& token : tokens) {
+    const std::string label = plain_label(token);
+    out.width.push_back(static_cast<std::int32_t>(std::count_if(
+        label.begin(), label.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; })));
+    out.ends_line.push_back(!token.empty() && token.back() == '\n');
+  }
+  return out;
+}
+
+TextLines text_lines(const TextWidths& widths, std::int64_t columns) {
+  TextLines out{.first = {}, .tokens = static_cast<std::int64_t>(widths.width.size())};
   std::int64_t used = 0;
   bool fresh = true;
-  for (std::size_t t = 0; t < tokens.size(); ++t) {
-    const std::string label = plain_label(tokens[t]);
-    const auto width = static_cast<std::int32_t>(std::count_if(
-        label.begin(), label.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
-    if (fresh || used + width > columns) {
+  for (std::size_t t = 0; t < widths.width.size(); ++t) {
+    if (fresh || used + widths.width[t] > columns) {
       out.first.push_back(static_cast<std::int64_t>(t));
       used = 0;
     }
-    used += width;
-    fresh = !tokens[t].empty() && tokens[t].back() == '\n';
-    out.width.push_back(width);
+    used += widths.width[t];
+    fresh = widths.ends_line[t];
   }
   return out;
 }

@@ -5,6 +5,11 @@
 
 namespace kvgrind::gui {
 
+const char* head_order_name(HeadOrder order) {
+  constexpr const char* names[] = {"layer", "entropy", "sink", "recall"};
+  return names[static_cast<std::size_t>(order)];
+}
+
 std::string job_name(const std::string& policy, const std::string& budget) {
   try {
     const sim::Amount amount = sim::parse_amount(budget);

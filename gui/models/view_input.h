@@ -17,6 +17,10 @@ struct ShownJob {
   std::size_t colour = 0;                       // fixed for the life of the job
 };
 
+enum class HeadOrder : std::uint8_t { layer, entropy, sink, recall };  // of the head grid, most first
+constexpr int head_orders = 4;
+const char* head_order_name(HeadOrder order);
+
 struct MapOptions {
   replay::Pool pool = replay::Pool::max;
   bool log = true;
@@ -24,6 +28,8 @@ struct MapOptions {
   bool overlay = true;  // kept and dropped keys of the first job
   bool values = false;  // channels of V instead of K
   bool difference = false;
+  bool steps = false;  // kept raster: a line a step of the chosen head, instead of a line a layer and head
+  HeadOrder order = HeadOrder::layer;
   bool operator==(const MapOptions&) const = default;
 };
 
@@ -36,6 +42,12 @@ struct ViewInput {
   std::shared_ptr<const std::vector<std::string>> text;        // bytes of each token of the sequence; may be empty
   MapOptions map;
   std::string results_x = "stored_frac", results_y;  // of the Pareto view
+
+  // What everything is held against (`--diff`): another trace, or other results; null: nothing.
+  std::shared_ptr<const replay::Session> base;
+  std::shared_ptr<TilePyramid> base_tiles;
+  std::shared_ptr<const std::vector<traces::ResultRow>> base_rows;
+  std::string base_name;
 };
 
 std::string job_name(const std::string& policy, const std::string& budget);

@@ -102,8 +102,19 @@ QImage scene_image(const Scene& scene, const Look& asked, const PictureOptions& 
 void write_picture(const QString& path, const Scene& scene, const Look& look, const PictureOptions& options,
                    const CancelToken& cancel) {
   const QString ending = path.section('.', -1).toLower();
+  if (ending == "npy") {
+    const Matrix matrix = scene.matrix(options.state);
+    if (matrix.empty())
+      throw Error(Category::usage, {.doing = "exporting an array",
+                                    .on = scene.title().toStdString(),
+                                    .found = "a view without one",
+                                    .expected = "attention, heads, kept, memory, budget, diff, text, needle, row or "
+                                                "channels with something in it",
+                                    .next = "export .csv instead"});
+    return write_bytes(path, QByteArray::fromStdString(npy_bytes(matrix)));
+  }
   if (ending == "csv") {
-    const std::string text = scene.csv();
+    const std::string text = scene.csv(options.state);
     if (text.empty())
       throw Error(Category::usage, {.doing = "exporting data",
                                     .on = scene.title().toStdString(),
@@ -134,7 +145,7 @@ void write_picture(const QString& path, const Scene& scene, const Look& look, co
   throw Error(Category::usage, {.doing = "choosing a format",
                                 .on = path.toStdString(),
                                 .found = "the ending ." + ending.toStdString(),
-                                .expected = ".png, .svg, .pdf or .csv"});
+                                .expected = ".png, .svg, .pdf, .csv or .npy"});
 }
 
 }  // namespace kvgrind::gui

@@ -1,4 +1,4 @@
-// A scene as a file: PNG, SVG, PDF or CSV. PNG and SVG are equal byte for byte for equal input on one machine.
+// A scene as a file: PNG, SVG, PDF, its data as CSV, or its numbers as NPY. PNG and SVG are equal byte for byte for equal input on one machine.
 #pragma once
 #include <QImage>
 #include <QSize>

@@ -62,7 +62,7 @@ void declare(QCommandLineParser& parser) {
   QStringList names;
   for (const ViewRow* view : views()) names << view->name;
   add("view", "one of " + names.join(", "), "name");
-  add("o,out", "the picture or table: .png, .svg, .pdf or .csv", "file");
+  add("o,out", "the picture, table or array: .png, .svg, .pdf, .csv or .npy", "file");
   add("layer", "layer, from 0", "n");
   add("head", "query head, from 0", "n");
   add("seq", "sequence; default: the first with something after its context", "n");
@@ -82,7 +82,10 @@ void declare(QCommandLineParser& parser) {
   add("scale", "log or linear", "name");
   add("colours", "viridis, ember or ink", "name");
   add("values", "channels of V instead of K");
-  add("difference", "budget: second policy minus the first");
+  add("difference", "budget: second policy minus the first; attention: this trace against --diff");
+  add("diff", "a trace or results that the file is held against", "file");
+  add("lines", "kept: heads (a line per layer and head) or steps (of one head)", "name");
+  add("sort", "heads: layer, entropy, sink or recall", "name");
   add("size", "pixels, as in 1600x1000", "WxH");
   add("dpi", "dots per inch; text grows with it", "n");
   add("theme", "light, dark or paper", "name");
@@ -189,9 +192,26 @@ ViewInput read_input(const QCommandLineParser& parser) {
   if (!parser.isSet("colours") && parser.value("theme") == "paper") input.map.colours = 2;
   input.map.values = parser.isSet("values");
   input.map.difference = parser.isSet("difference");
+  input.map.steps = choice(parser, "lines", {"heads", "steps"}) == "steps";
+  const std::string order = choice(parser, "sort", {"layer", "entropy", "sink", "recall"});
+  for (int i = 0; i < head_orders; ++i)
+    if (order == head_order_name(static_cast<HeadOrder>(i))) input.map.order = static_cast<HeadOrder>(i);
   input.results_x = choice(parser, "x", {"stored_frac", "kept_frac", "touched_frac"});
   input.results_y = parser.value("y").toStdString();
   return input;
+}
+
+void read_base(ViewInput& input, const QCommandLineParser& parser) {
+  if (!parser.isSet("diff")) return;
+  const QString file = parser.value("diff");
+  input.base_name = QFileInfo(file).fileName().toStdString();
+  if (file.endsWith(".jsonl") || file.endsWith(".json")) {
+    input.base_rows =
+        std::make_shared<const std::vector<traces::ResultRow>>(replay::read_result_rows(file.toStdString()));
+  } else {
+    input.base = replay::Session::open(file.toStdString(), parser.isSet("trust"));
+    input.base_tiles = std::make_shared<TilePyramid>(input.base);
+  }
 }
 
 QSize size_of(const QCommandLineParser& parser) {
@@ -224,7 +244,8 @@ void run(const QStringList& words) {
   ViewInput input = read_input(parser);
   if (!input.session && view.needs != Needs::rows)
     throw usage("--view " + std::string(view.name), "of a results file",
-                "a trace; a results file has dashboard and pareto");
+                "a trace; a results file has dashboard, pareto, budget and diff");
+  read_base(input, parser);
   if (input.session) add_jobs(input, parser);
   if (!input.rows && !input.jobs.empty()) {
     auto rows = std::make_shared<std::vector<traces::ResultRow>>();
@@ -235,7 +256,7 @@ void run(const QStringList& words) {
                    {"Version", QString::fromStdString(fmt::format("{} ({})", version(), git_hash()))},
                    {"Command", "kvgrind render " + words.join(' ')}};
   if (input.session) options.notes["Trace"] = QString::fromStdString(input.session->run().hash());
-  const ScenePtr scene = view.load(input, {});
+  const ScenePtr scene = load_scene(view, input, {});
   write_picture(parser.value("out"), *scene, look, options);
 }
 

@@ -38,6 +38,17 @@ const ViewRow& view_named(const std::string& name) {
                                 .next = near.empty() ? "" : "perhaps \"" + near + "\""});
 }
 
+ScenePtr load_scene(const ViewRow& row, const ViewInput& input, const CancelToken& cancel) {
+  if (input.session || row.needs == Needs::rows) return row.load(input, cancel);
+  const QString trace = input.rows && !input.rows->empty() && !input.rows->front().trace.empty()
+                            ? " " + QString::fromStdString(input.rows->front().trace)
+                            : QString();
+  return words_scene(row.title, QString("Only results are open, and this view shows the recording itself. Open the "
+                                        "trace%1 they were made from to see it; dashboard, Pareto front, budgets and "
+                                        "differences need results alone.")
+                                    .arg(trace));
+}
+
 void paint_scene(Canvas& c, const QSizeF& size, const Scene& scene, const ViewState& state) {
   c.p.fillRect(QRectF(QPointF(), size), c.look.ground);
   const double margin = c.look.paper ? 4 : 10;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/progress.h"
+#include "gui/models/matrix.h"
 #include "gui/models/view_input.h"
 #include "gui/views/canvas.h"
 
@@ -28,7 +29,10 @@ class Scene {
   virtual void paint(Canvas& canvas, const QRectF& area, const ViewState& state) const = 0;
   virtual QRectF extent() const { return {}; }    // data coordinates; not empty: can be zoomed and panned
   virtual bool scrolls() const { return false; }  // by lines: ViewState::window.top() is the first
-  virtual std::string csv() const { return {}; }
+  virtual std::string csv(const ViewState& = {}) const { return {}; }
+  virtual Matrix matrix(const ViewState& = {}) const { return {}; }  // the numbers shown, for .npy; empty: none
+  // Arrow keys where the places on the picture are in an order of the scene's own; false: the usual way.
+  virtual bool move(int /*right*/, int /*down*/, Selection&) const { return false; }
   virtual QString alt_text() const { return title() + ". " + subtitle(); }
 };
 using ScenePtr = std::shared_ptr<const Scene>;
@@ -47,6 +51,8 @@ struct ViewRow {
 const std::vector<const ViewRow*>& views();  // by place
 // Error(usage) with the nearest name.
 const ViewRow& view_named(const std::string& name);
+// row.load, or words that say what is missing where only results are open.
+ScenePtr load_scene(const ViewRow& row, const ViewInput& input, const CancelToken& cancel);
 
 // Ground, title, subtitle and the scene below them.
 void paint_scene(Canvas& canvas, const QSizeF& size, const Scene& scene, const ViewState& state);

@@ -44,6 +44,12 @@ void MainWindow::build_actions() {
     const QString path = QFileDialog::getOpenFileName(this, "Open results", {}, "Results (*.jsonl)");
     if (!path.isEmpty()) open_results(path);
   });
+  add("&File", "Compare with another file…", QKeySequence("Ctrl+D"), [this] {
+    if (!desk_->is_open()) return;
+    const QString path = QFileDialog::getOpenFileName(this, "Compare with", {},
+                                                      "Traces and results (*.kvt *.part *.jsonl);;All files (*)");
+    if (!path.isEmpty()) open_base(path);
+  });
   add("&File", "Save session…", QKeySequence("Ctrl+S"), [this] {
     if (!desk_->input().session) return;
     const QString path = QFileDialog::getSaveFileName(this, "Save session", {}, "Sessions (*.kvsession)");
@@ -52,13 +58,14 @@ void MainWindow::build_actions() {
   add("&File", "Export view…", QKeySequence("Ctrl+E"), [this] {
     if (!current()) return;
     const QString path = QFileDialog::getSaveFileName(this, "Export view", QString(current()->row().name) + ".png",
-                                                      "Pictures and tables (*.png *.svg *.pdf *.csv)");
+                                                      "Pictures, tables and arrays (*.png *.svg *.pdf *.csv *.npy)");
     if (!path.isEmpty()) export_view(path);
   });
   add("&File", "Copy the equal render command", QKeySequence("Ctrl+Shift+E"),
       [this] { QApplication::clipboard()->setText(render_command()); });
   add("&File", "Build the index", {}, [this] { build_index(); });
   add("&File", "Reload", QKeySequence("F5"), [this] {
+    if (!desk_->input().session && desk_->is_open()) return open_results(desk_->results_path());
     if (!desk_->input().session) return;
     QJsonObject session = desk_->session_json();
     session["tab"] = tabs_->currentIndex();
@@ -72,8 +79,9 @@ void MainWindow::build_actions() {
         [this, i] { go_to_view(i); });
   add("&View", "Next view", QKeySequence("Ctrl+Tab"),
       [this] { go_to_view((tabs_->currentIndex() + 1) % tabs_->count()); });
-  for (const char* layout : {"Explore", "Compare", "Paper"})
+  for (const char* layout : {"Explore", "Compare", "Paper", "Results"})
     add("&View", QString("Layout: %1").arg(layout), {}, [this, layout] { set_layout(layout); });
+  add("&View", "Save this layout…", {}, [this] { ask_layout(); });
   for (const char* theme : {"system", "light", "dark"})
     add("&View", QString("Theme: %1").arg(theme), {}, [this, theme] { set_theme(theme); });
   build_map_actions();
@@ -143,8 +151,13 @@ void MainWindow::build_map_actions() {
       [this] { change_map([](MapOptions& m) { m.pool = static_cast<replay::Pool>((int(m.pool) + 1) % 3); }); });
   add("&Map", "Strips of kept keys", QKeySequence("O"),
       [this] { change_map([](MapOptions& m) { m.overlay = !m.overlay; }); });
-  add("&Map", "Difference of budgets", QKeySequence("D"),
+  add("&Map", "Difference: of budgets, or to the other trace", QKeySequence("D"),
       [this] { change_map([](MapOptions& m) { m.difference = !m.difference; }); });
+  add("&Map", "Kept raster: heads or steps", QKeySequence("Y"),
+      [this] { change_map([](MapOptions& m) { m.steps = !m.steps; }); });
+  add("&Map", "Sort heads: layer, entropy, sink, recall", QKeySequence("S"), [this] {
+    change_map([](MapOptions& m) { m.order = static_cast<HeadOrder>((int(m.order) + 1) % head_orders); });
+  });
   add("&Map", "Channels of K or V", QKeySequence("V"),
       [this] { change_map([](MapOptions& m) { m.values = !m.values; }); });
   add("&Map", "Lock this view", QKeySequence("Ctrl+L"), [this] {
@@ -191,6 +204,13 @@ void MainWindow::show_palette() {
   connect(list, &QListWidget::itemActivated, &dialog, choose);
   fill();
   if (dialog.exec() == QDialog::Accepted && chosen) chosen->trigger();
+}
+
+void MainWindow::ask_layout() {
+  bool good = false;
+  const QString name =
+      QInputDialog::getText(this, "Save this layout", "Name", QLineEdit::Normal, "Mine", &good).trimmed();
+  if (good && !name.isEmpty() && !name.contains('/')) save_layout(name);
 }
 
 void MainWindow::ask_place() {

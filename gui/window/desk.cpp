@@ -41,12 +41,37 @@ void Desk::open(std::shared_ptr<const replay::Session> session, const QString& p
   Q_EMIT selection_changed();
 }
 
+void Desk::open_results_alone(const QString& path, std::shared_ptr<const std::vector<traces::ResultRow>> rows) {
+  close();
+  open_results(path, std::move(rows));
+  Q_EMIT opened();
+  Q_EMIT selection_changed();
+}
+
+void Desk::set_base(std::shared_ptr<const replay::Session> session, const QString& path) {
+  base_path_ = path;
+  input_.base = session;
+  input_.base_tiles = std::make_shared<TilePyramid>(session);
+  input_.base_name = QFileInfo(path).fileName().toStdString();
+  input_.map.difference = true;
+  Q_EMIT inputs_changed();
+}
+
+void Desk::set_base(std::shared_ptr<const std::vector<traces::ResultRow>> rows, const QString& path) {
+  base_path_ = path;
+  input_.base_rows = std::move(rows);
+  input_.base_name = QFileInfo(path).fileName().toStdString();
+  Q_EMIT inputs_changed();
+}
+
 void Desk::close() {
   runner_.cancel_all();
   ++generation_;
   path_.clear();
   results_path_.clear();
   input_ = {.map = input_.map};
+  if (!base_path_.isEmpty()) input_.map.difference = false;  // it was on for the base
+  base_path_.clear();
   history_ = {};
   policies_.clear();
   views_.clear();
@@ -192,7 +217,12 @@ void Desk::run_missing() {
 
 // Jobs and rows of the input from what is there; what is missing is started.
 void Desk::rebuild() {
-  if (!input_.session) return;
+  if (!input_.session) {
+    input_.rows = file_rows_;
+    Q_EMIT policies_changed();
+    Q_EMIT inputs_changed();
+    return;
+  }
   std::erase_if(running_, [](const auto& entry) { return entry.second.cancelled(); });
   input_.jobs.clear();
   auto rows = std::make_shared<std::vector<traces::ResultRow>>();
@@ -229,6 +259,7 @@ QJsonObject Desk::session_json() const {
   return {{"schema", "kvgrind.session.1"},
           {"trace", path_},
           {"results", results_path_},
+          {"base", base_path_},
           {"policies", policies},
           {"selection", QJsonObject{{"sequence", number(s.sequence)},
                                     {"layer", number(s.layer)},
@@ -243,7 +274,10 @@ QJsonObject Desk::session_json() const {
           {"map", QJsonObject{{"pool", int(input_.map.pool)},
                               {"log", input_.map.log},
                               {"colours", input_.map.colours},
-                              {"overlay", input_.map.overlay}}}};
+                              {"overlay", input_.map.overlay},
+                              {"values", input_.map.values},
+                              {"steps", input_.map.steps},
+                              {"order", int(input_.map.order)}}}};
 }
 
 void Desk::restore(const QJsonObject& object) {
@@ -253,6 +287,9 @@ void Desk::restore(const QJsonObject& object) {
   options.log = map["log"].toBool(true);
   options.colours = std::clamp(map["colours"].toInt(0), 0, colour_maps - 1);
   options.overlay = map["overlay"].toBool(true);
+  options.values = map["values"].toBool(false);
+  options.steps = map["steps"].toBool(false);
+  options.order = static_cast<HeadOrder>(std::clamp(map["order"].toInt(0), 0, head_orders - 1));
   set_map(options);
   const QJsonArray policies = object["policies"].toArray();
   for (const QJsonValue& value : policies) {

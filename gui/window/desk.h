@@ -25,7 +25,13 @@ class Desk final : public QObject {
   };
 
   void open(std::shared_ptr<const replay::Session> session, const QString& path);
+  void open_results_alone(const QString& path, std::shared_ptr<const std::vector<traces::ResultRow>> rows);
   void close();
+  bool is_open() const { return input_.session || file_rows_; }
+  // What everything is held against: another trace, or other results. Stays until the file is closed.
+  void set_base(std::shared_ptr<const replay::Session> session, const QString& path);
+  void set_base(std::shared_ptr<const std::vector<traces::ResultRow>> rows, const QString& path);
+  const QString& base_path() const { return base_path_; }
   const QString& path() const { return path_; }
   const QString& results_path() const { return results_path_; }
   const ViewInput& input() const { return input_; }  // jobs: shown ones that are done
@@ -68,7 +74,7 @@ class Desk final : public QObject {
   std::vector<std::int64_t> measured_sequences() const;
 
   JobRunner& runner_;
-  QString path_, results_path_;
+  QString path_, results_path_, base_path_;
   ViewInput input_;
   SelectionHistory history_;
   std::vector<Policy> policies_;

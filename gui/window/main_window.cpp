@@ -60,6 +60,12 @@ MainWindow::MainWindow(bool fresh, QWidget* parent)
     restoreGeometry(settings.value("geometry").toByteArray());
     restoreState(settings.value("docks").toByteArray());
     start_->set_recent(settings.value("recent").toStringList());
+    QSettings own;
+    own.beginGroup("layouts");
+    for (const QString& name : own.childKeys()) {
+      layouts_[name] = own.value(name).toByteArray();
+      add_layout_action(name);
+    }
     if (const QString theme = settings.value("theme").toString(); !theme.isEmpty()) set_theme(theme);
   }
   close_file();
@@ -189,9 +195,7 @@ void MainWindow::open_trace(const QString& path, const QJsonObject& session) {
           pages_->setCurrentIndex(workspace);
           desk_->open(opened, path);
           set_layout("Explore");
-          setWindowTitle(QFileInfo(path).fileName() + " – kvgrind");
-          remember(path);
-          say("Opened " + path);
+          show_workspace(path);
           if (const traces::Trace* trace = opened->trace(); trace && trace->state() != traces::TraceState::complete)
             say(QString("%1 was not closed properly. %2 of about %3 tokens are intact and loaded. "
                         "`kvgrind repair` makes a clean copy.")
@@ -202,6 +206,7 @@ void MainWindow::open_trace(const QString& path, const QJsonObject& session) {
             desk_->restore(session);
             tabs_->setCurrentIndex(std::clamp(session["tab"].toInt(), 0, tabs_->count() - 1));
             if (const QString results = session["results"].toString(); !results.isEmpty()) open_results(results);
+            if (const QString base = session["base"].toString(); !base.isEmpty()) open_base(base);
           }
           if (current()) current()->setFocus();
         });
@@ -218,12 +223,11 @@ void MainWindow::open_results(const QString& path) {
         auto rows =
             std::make_shared<const std::vector<traces::ResultRow>>(replay::read_result_rows(path.toStdString()));
         return JobRunner::Finish([this, rows, path] {
-          if (!desk_->input().session) {
-            show_error(fault_text(Error(Category::usage, {.doing = "opening",
-                                                          .on = path.toStdString(),
-                                                          .found = "results without their trace",
-                                                          .expected = "the trace to be open first",
-                                                          .next = "open the trace, then the results beside it"})));
+          if (!desk_->input().session) {  // on their own: the views of results
+            pages_->setCurrentIndex(workspace);
+            desk_->open_results_alone(path, rows);
+            set_layout("Results");
+            show_workspace(path);
             return;
           }
           desk_->open_results(path, rows);
@@ -236,6 +240,43 @@ void MainWindow::open_results(const QString& path) {
         else
           show_error(fault);
       });
+}
+
+void MainWindow::show_workspace(const QString& path) {
+  setWindowTitle(QFileInfo(path).fileName() + " – kvgrind");
+  remember(path);
+  say("Opened " + path);
+  if (current()) current()->setFocus();
+}
+
+void MainWindow::open_base(const QString& path) {
+  const bool results = path.endsWith(".jsonl");
+  const auto say_fault = [this](const FaultText& fault) {
+    say(QString::fromStdString(fault.headline + " " + fault.parts[0].second + " " + fault.parts[2].second));
+  };
+  if (!results && !desk_->input().session)
+    return say(path + " cannot be held against results: open a trace first, or give results.");
+  runner_->run(
+      "opening " + QFileInfo(path).fileName() + " to compare", 20,
+      [this, path, results](const CancelToken&, Progress&) {
+        std::shared_ptr<const replay::Session> session;
+        std::shared_ptr<const std::vector<traces::ResultRow>> rows;
+        if (results)
+          rows = std::make_shared<const std::vector<traces::ResultRow>>(replay::read_result_rows(path.toStdString()));
+        else
+          session = replay::Session::open(path.toStdString());
+        return JobRunner::Finish([this, path, session, rows] {
+          if (!desk_->is_open()) return;
+          if (session)
+            desk_->set_base(session, path);
+          else
+            desk_->set_base(rows, path);
+          for (std::size_t i = 0; i < views_.size(); ++i)
+            if (std::string(views_[i]->row().name) == "diff") go_to_view(int(i));
+          say("Everything is held against " + path);
+        });
+      },
+      say_fault);
 }
 
 void MainWindow::open_session(const QString& path) {
@@ -280,14 +321,13 @@ QString MainWindow::render_command() const {
   if (!widget) return {};
   const Selection& s = desk_->at();
   const MapOptions& map = desk_->input().map;
-  QString out = QString("kvgrind render '%1' --view %2 --seq %3 --layer %4 --head %5")
-                    .arg(desk_->path(), widget->row().name)
-                    .arg(s.sequence)
-                    .arg(s.layer)
-                    .arg(s.query_head);
+  const bool trace = desk_->input().session != nullptr;
+  QString out =
+      QString("kvgrind render '%1' --view %2").arg(trace ? desk_->path() : desk_->results_path(), widget->row().name);
+  if (trace) out += QString(" --seq %1 --layer %2 --head %3").arg(s.sequence).arg(s.layer).arg(s.query_head);
   const QRectF window = widget->window();
   Range key = s.key, query = s.query;
-  if (!window.isEmpty() && !widget->scene()->scrolls()) {
+  if (!window.isEmpty() && widget->scene() && !widget->scene()->scrolls()) {
     key = {std::int64_t(window.left()), std::int64_t(std::ceil(window.right()))};
     if (window.height() > 1) query = {std::int64_t(window.top()), std::int64_t(std::ceil(window.bottom()))};
   }
@@ -298,12 +338,16 @@ QString MainWindow::render_command() const {
   for (const ShownJob& job : desk_->input().jobs)
     out += QString(" --job '%1@%2'")
                .arg(QString::fromStdString(job.asked.policy), QString::fromStdString(job.asked.budget));
-  if (!desk_->results_path().isEmpty()) out += QString(" --results '%1'").arg(desk_->results_path());
+  if (!desk_->results_path().isEmpty() && !desk_->path().isEmpty())
+    out += QString(" --results '%1'").arg(desk_->results_path());
+  if (!desk_->base_path().isEmpty()) out += QString(" --diff '%1'").arg(desk_->base_path());
   const char* pools[] = {"max", "mean", "sum"};
   out += QString(" --pool %1 --scale %2 --colours %3")
              .arg(pools[int(map.pool)], map.log ? "log" : "linear", colour_map_name(map.colours));
   if (map.values) out += " --values";
   if (map.difference) out += " --difference";
+  if (map.steps) out += " --lines steps";
+  if (map.order != HeadOrder::layer) out += QString(" --sort %1").arg(head_order_name(map.order));
   return out + QString(" --size %1x%2 -o %3.png").arg(widget->width()).arg(widget->height()).arg(widget->row().name);
 }
 
@@ -313,10 +357,10 @@ void MainWindow::export_view(const QString& path) {
   PictureOptions options{.size = widget->size(), .dpi = 96, .notes = {}};
   options.notes = {{"Software", "kvgrind"},
                    {"Version", QString::fromStdString(std::string(version()))},
-                   {"Command", render_command()},
-                   {"Trace", QString::fromStdString(desk_->input().session->run().hash())}};
+                   {"Command", render_command()}};
+  if (desk_->input().session) options.notes["Trace"] = QString::fromStdString(desk_->input().session->run().hash());
   options.state.window = widget->window();
-  if (path.endsWith(".csv")) {  // a table may be large, and touches no painter: on a worker
+  if (path.endsWith(".csv") || path.endsWith(".npy")) {  // may be large, and touches no painter: on a worker
     runner_->run(
         "exporting " + QFileInfo(path).fileName(), 6,
         [this, scene = widget->scene(), look = widget->look(), path, options](const CancelToken& cancel, Progress&) {
@@ -342,7 +386,12 @@ void MainWindow::go_to_view(int index) {
 }
 
 void MainWindow::set_layout(const QString& name) {
-  const QStringList shown = name == "Paper" ? QStringList{}
+  if (const auto own = layouts_.find(name); own != layouts_.end()) {
+    restoreState(own->second);
+    return;
+  }
+  const QStringList shown = name == "Paper"     ? QStringList{}
+                            : name == "Results" ? QStringList{"Log"}
                             : name == "Compare"
                                 ? QStringList{"Policies", "Jobs", "Timeline", "Log"}
                                 : QStringList{"Navigator", "Policies", "Inspector", "Token text", "Timeline", "Log"};
@@ -351,6 +400,20 @@ void MainWindow::set_layout(const QString& name) {
   resizeDocks({docks_["Policies"], docks_["Inspector"]}, {260, 380}, Qt::Horizontal);
   resizeDocks({docks_["Timeline"]}, {70}, Qt::Vertical);
   resizeDocks({docks_["Navigator"], docks_["Policies"]}, {170, 420}, Qt::Vertical);
+}
+
+void MainWindow::save_layout(const QString& name) {
+  if (QStringList{"Explore", "Compare", "Paper", "Results"}.contains(name))
+    return say(name + " is a layout that comes with the program; choose another name.");
+  const bool fresh = !layouts_.contains(name);
+  layouts_[name] = saveState();
+  if (!fresh_) QSettings().setValue("layouts/" + name, layouts_[name]);
+  if (fresh) add_layout_action(name);
+  say("Layout " + name + " is kept; the View menu and Ctrl+K bring it back.");
+}
+
+void MainWindow::add_layout_action(const QString& name) {
+  add("&View", "Layout: " + name, {}, [this, name] { set_layout(name); });
 }
 
 void MainWindow::set_theme(const QString& name) {

@@ -23,14 +23,17 @@ class StepBar;
 class MainWindow final : public QMainWindow {
   Q_OBJECT
  public:
-  explicit MainWindow(bool fresh, QWidget* parent = nullptr);
+  explicit MainWindow(bool fresh, QWidget* parent = nullptr);  // fresh: reads and writes no settings
   ~MainWindow() override;
 
   void open_file(const QString& path);  // trace, results or session, by its ending
   void open_example();
+  // A file of the same sort that everything is held against, once something is open.
+  void open_base(const QString& path);
   void export_view(const QString& path);
   QString render_command() const;  // the equal `kvgrind render` line
   void go_to_view(int index);
+  void save_layout(const QString& name);  // the docks as they are, under a name of one's own
   Desk& desk() { return *desk_; }
   JobRunner& runner() { return *runner_; }
   QTabWidget& tabs() { return *tabs_; }
@@ -54,6 +57,7 @@ class MainWindow final : public QMainWindow {
   void build_map_actions();
   void open_trace(const QString& path, const QJsonObject& session = {});
   void open_results(const QString& path);
+  void show_workspace(const QString& path);
   void open_session(const QString& path);
   void save_session(const QString& path);
   void close_file();
@@ -62,6 +66,8 @@ class MainWindow final : public QMainWindow {
   void remember(const QString& path);
   void set_theme(const QString& name);
   void set_layout(const QString& name);
+  void ask_layout();
+  void add_layout_action(const QString& name);
   void show_palette();
   void ask_place();
   void ask_text(bool again);
@@ -82,6 +88,7 @@ class MainWindow final : public QMainWindow {
   QPlainTextEdit* log_ = nullptr;
   QLabel* pointed_ = nullptr;
   std::map<QString, QDockWidget*> docks_;
+  std::map<QString, QByteArray> layouts_;  // a person's own, by name
   QList<QAction*> actions_;
   CancelToken opening_;
   unsigned opening_number_ = 0;

@@ -51,6 +51,8 @@ Navigator::Navigator(Desk& desk, QWidget* parent)
   connect(&desk, &Desk::opened, this, [this] {
     const QSignalBlocker quiet(sequence_);
     sequence_->clear();
+    setEnabled(desk_.input().session != nullptr);
+    if (!desk_.input().session) return words_->setText("results alone");
     for (const traces::SequenceInfo& info : desk_.input().session->run().sequences())
       sequence_->addItem(QString("%1 (%2 tokens)").arg(info.id).arg(info.tokens), qlonglong(info.id));
     follow();
@@ -59,6 +61,7 @@ Navigator::Navigator(Desk& desk, QWidget* parent)
 }
 
 void Navigator::follow() {
+  if (!desk_.input().session) return;
   const Selection& s = desk_.at();
   const Limits limits = desk_.limits();
   const QSignalBlocker quiet[] = {QSignalBlocker(sequence_), QSignalBlocker(layer_), QSignalBlocker(head_),

@@ -45,7 +45,7 @@ void SceneWidget::set_locked(bool locked) {
 }
 
 void SceneWidget::refresh() {
-  if (!dirty_ || !isVisible() || !desk_.input().session) return;
+  if (!dirty_ || !isVisible() || !desk_.is_open()) return;
   dirty_ = false;
   load_token_.cancel();
   fetch_token_.cancel();
@@ -55,7 +55,7 @@ void SceneWidget::refresh() {
   load_token_ = runner_.run(
       row_.title, scenes,
       [this, input = desk_.input(), generation](const CancelToken& cancel, Progress&) {
-        ScenePtr scene = row_.load(input, cancel);
+        ScenePtr scene = load_scene(row_, input, cancel);
         return JobRunner::Finish([this, scene, generation] {
           if (generation != generation_) return;
           loading_ = false;
@@ -290,8 +290,14 @@ bool SceneWidget::arrow(int key, bool extend) {
   const int dy = key == Qt::Key_Down ? 1 : key == Qt::Key_Up ? -1 : 0;
   const std::string name = row_.name;
   const Limits limits = desk_.limits();
+  if (scene_ && scene_->scrolls() && dy && name != "text") {  // lists of lines
+    state_.window = QRectF(0, std::max(0.0, shown_.top() + dy), 1, 1);
+    update();
+    return true;
+  }
   if (limits.tokens == 0) return false;
   desk_.select([&](Selection& s) {
+    if (scene_ && !extend && scene_->move(dx, dy, s)) return;
     if (name == "heads" || name == "budget") {
       const std::int64_t step = name == "budget" ? std::max<std::int64_t>(1, limits.query_heads / limits.kv_heads) : 1;
       s.query_head += dx * step;

@@ -22,6 +22,7 @@ TEST(Index, HoldsThePooledMapsOfTheTrace) {
   const replay::IndexOutcome outcome = replay::build_index(trace, false, nullptr, {});
   const ModelCard& card = trace->card();
   EXPECT_EQ(outcome.maps, std::int64_t(trace->sequences().size()) * card.layers * card.query_heads);
+  EXPECT_LT(outcome.bytes, std::int64_t(std::filesystem::file_size(path)) / 3);  // of short sequences: small
   EXPECT_THROW((void)replay::build_index(trace, false, nullptr, {}), Error);
   const auto session = replay::Session::open(path);
   EXPECT_TRUE(session->indexed());

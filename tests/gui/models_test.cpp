@@ -2,10 +2,16 @@
 #include <gtest/gtest.h>
 
 #include <QAbstractItemModelTester>
+#include <QSortFilterProxyModel>
 #include <cmath>
+#include <cstring>
+#include <random>
 
+#include "gui/models/category_raster.h"
 #include "gui/models/diff.h"
+#include "gui/models/head_order.h"
 #include "gui/models/kept.h"
+#include "gui/models/matrix.h"
 #include "gui/models/memory.h"
 #include "gui/models/needle.h"
 #include "gui/models/pareto.h"
@@ -143,6 +149,91 @@ TEST(Kept, TheRasterIsThePlan) {
   EXPECT_EQ(std::int64_t(kept_table({band}).rows.size()), band.groups() * tokens);
 }
 
+TEST(Kept, StepsAreTheTimeline) {
+  const ViewInput input = tests::input_over(tests::synthetic_run(), {"h2o(variant=online)"});
+  const replay::Timeline& timeline = input.jobs[0].view->timeline;
+  const std::int64_t tokens = sequence_of(input)->tokens, query_heads = input.session->run().card().query_heads;
+  const StepBand band = step_band(input.jobs[0], 1, 3, query_heads, tokens);
+  const std::int64_t group = timeline.heads + 3 * timeline.heads / query_heads;
+  std::size_t line = 0;
+  for (const replay::TimelineStep& step : timeline.steps) {
+    if (!step.k_states) continue;
+    ASSERT_LT(line, band.seen.size());
+    EXPECT_EQ(band.seen[line], step.seen);
+    for (std::int64_t t = 0; t < tokens; ++t)
+      ASSERT_EQ(band.state(line, t), t < step.seen ? timeline.state(step, group, t) : 255);
+    ++line;
+  }
+  EXPECT_EQ(line, band.seen.size());
+  EXPECT_GT(line, 3u);
+  EXPECT_EQ(band.line_of(-1), line - 1);
+  EXPECT_EQ(band.line_of(0), 0u);
+  for (std::size_t i = 0; i < line; ++i) EXPECT_EQ(band.seen[band.line_of(band.seen[i])], band.seen[i]);
+}
+
+TEST(CategoryRaster, CountsAsTheLoopDoes) {
+  std::mt19937_64 rng(5);
+  const std::int64_t rows = 3, tokens = 1000;
+  std::vector<std::uint8_t> all;
+  for (std::int64_t i = 0; i < rows * tokens; ++i) {
+    const auto kind = rng() % 4;
+    all.push_back(kind == 3 ? CategoryRaster::nothing : std::uint8_t(kind * 7));
+  }
+  const CategoryRaster raster(rows, tokens, all);
+  EXPECT_EQ(raster.present(), (std::vector<std::uint8_t>{0, 7, 14}));
+  std::vector<std::int64_t> counts;
+  for (int i = 0; i < 400; ++i) {
+    const auto row = std::int64_t(rng() % rows);
+    std::int64_t begin = std::int64_t(rng() % (tokens + 20)) - 10, end = begin + std::int64_t(rng() % 900);
+    raster.count(row, begin, end, counts);
+    begin = std::max<std::int64_t>(0, begin);
+    end = std::min(end, tokens);
+    if (end - begin >= 8 * CategoryRaster::block) {  // whole blocks
+      begin = begin / CategoryRaster::block * CategoryRaster::block;
+      end = std::min(tokens, (end + CategoryRaster::block - 1) / CategoryRaster::block * CategoryRaster::block);
+    }
+    std::vector<std::int64_t> expected(3, 0);
+    for (std::int64_t t = begin; t < end; ++t)
+      if (raster.at(row, t) != CategoryRaster::nothing) ++expected[raster.at(row, t) / 7];
+    ASSERT_EQ(counts, expected) << row << " " << begin << ":" << end;
+  }
+  EXPECT_TRUE(CategoryRaster(0, 0, {}).present().empty());
+}
+
+TEST(Matrix, IsAFileThatNumPyReads) {
+  const std::string bytes = npy_bytes({.shape = {2, 3}, .data = {0, 1, 2, 3, 4, 5.5f}});
+  ASSERT_EQ(bytes.substr(0, 8), std::string("\x93NUMPY\x01\x00", 8));
+  const std::size_t header = std::size_t(std::uint8_t(bytes[8])) + 256 * std::size_t(std::uint8_t(bytes[9]));
+  EXPECT_EQ((10 + header) % 64, 0u);
+  EXPECT_EQ(bytes[9 + header], '\n');
+  EXPECT_NE(bytes.find("'shape': (2, 3, )"), std::string::npos);
+  ASSERT_EQ(bytes.size(), 10 + header + 24);
+  float last = 0;
+  std::memcpy(&last, bytes.data() + bytes.size() - 4, 4);
+  EXPECT_EQ(last, 5.5f);
+}
+
+TEST(HeadOrder, SortsAndKeepsLayersOnTies) {
+  std::vector<replay::HeadFacts> facts(4);
+  const double entropy[] = {1, 3, 3, std::numeric_limits<double>::quiet_NaN()};
+  for (std::size_t i = 0; i < 4; ++i) {
+    facts[i].entropy_bits = entropy[i];
+    facts[i].sink_mass = double(i);
+  }
+  const std::vector<double> recall{0.9, 0.2, 0.9, 0.5};
+  using Order = std::vector<std::size_t>;
+  EXPECT_EQ(ordered_heads(facts, recall, HeadOrder::layer), (Order{0, 1, 2, 3}));
+  EXPECT_EQ(ordered_heads(facts, recall, HeadOrder::entropy), (Order{1, 2, 0, 3}));
+  EXPECT_EQ(ordered_heads(facts, recall, HeadOrder::sink), (Order{3, 2, 1, 0}));
+  EXPECT_EQ(ordered_heads(facts, recall, HeadOrder::recall), (Order{1, 3, 0, 2}));
+  // What a policy keeps of a head: all when nothing is dropped.
+  EXPECT_NEAR(head_recall(tests::input_over(tests::synthetic_run(), {"full"}), 0, 0, 8), 1.0, 1e-9);
+  const double some = head_recall(tests::input_over(tests::synthetic_run(), {"window"}), 0, 0, 8);
+  EXPECT_GT(some, 0);
+  EXPECT_LT(some, 1);
+  EXPECT_TRUE(std::isnan(head_recall(tests::input_over(tests::synthetic_run()), 0, 0, 8)));
+}
+
 TEST(Diff, CountsAddUp) {
   const ViewInput input = tests::input_over(tests::synthetic_run(), {"snapkv", "knorm"});
   const PolicyDiff diff = policy_diff(input, 10, {});
@@ -174,8 +265,15 @@ TEST(Row, WeightsAreTheReferencesRow) {
   QAbstractItemModelTester tester(&model, QAbstractItemModelTester::FailureReportingMode::Fatal);
   model.set(std::make_shared<const RowKeys>(row));
   EXPECT_EQ(model.rowCount(), 131);
+  QSortFilterProxyModel sorted;  // as the inspector shows it
+  QAbstractItemModelTester proxy(&sorted, QAbstractItemModelTester::FailureReportingMode::Fatal);
+  sorted.setSourceModel(&model);
+  sorted.setSortRole(Qt::UserRole);
+  sorted.sort(RowKeysModel::key, Qt::DescendingOrder);
+  EXPECT_EQ(sorted.index(0, RowKeysModel::key).data().toString(), "130");
   model.set(nullptr);
   EXPECT_EQ(model.rowCount(), 0);
+  EXPECT_EQ(sorted.rowCount(), 0);
 }
 
 TEST(PolicyList, IsAGoodModelAndReportsItsMarks) {
@@ -190,11 +288,11 @@ TEST(PolicyList, IsAGoodModelAndReportsItsMarks) {
 }
 
 TEST(TextLines, EveryTokenIsInOneLine) {
-  const TextLines lines = text_lines({"ab", "cd\n", "efgh", "i"}, 5);
+  const TextLines lines = text_lines(text_widths({"ab", "cd\n", "efgh", "i"}), 5);
   EXPECT_EQ(lines.first, (std::vector<std::int64_t>{0, 2}));
   EXPECT_EQ(lines.line_of(1), 0u);
   EXPECT_EQ(lines.line_of(3), 1u);
-  const TextLines long_text = text_lines(std::vector<std::string>(1'000'000, " word"), 80);
+  const TextLines long_text = text_lines(text_widths(std::vector<std::string>(1'000'000, " word")), 80);
   EXPECT_EQ(long_text.first.size(), 62'500u);
 }
 

@@ -31,11 +31,38 @@ void draw_all(const ViewInput& input, const char* what) {
       }
       EXPECT_FALSE(scene->alt_text().isEmpty());
       (void)scene->csv();
+      const Matrix matrix = scene->matrix();
+      std::int64_t size = matrix.empty() ? 0 : 1;
+      for (const std::int64_t extent : matrix.shape) size *= extent;
+      EXPECT_EQ(std::int64_t(matrix.data.size()), size) << what << ": " << row->name;
     }
 }
 
 TEST(Scenes, DrawAnOrdinaryRecording) {
   draw_all(tests::input_over(tests::synthetic_run(), {"snapkv", "knorm", "h2o(variant=online)"}), "ordinary");
+}
+TEST(Scenes, DrawEveryOptionOfTheMap) {
+  ViewInput input = tests::input_over(tests::synthetic_run(), {"snapkv", "h2o(variant=online)"});
+  input.map = {.pool = replay::Pool::sum, .log = false, .colours = 1, .overlay = false, .values = true};
+  input.map.difference = input.map.steps = true;
+  input.map.order = HeadOrder::recall;
+  input.at.step = sequence_of(input)->tokens - 3;
+  draw_all(input, "every option");
+}
+TEST(Scenes, ArraysAreWhatIsShown) {
+  const ViewInput input = tests::input_over(tests::synthetic_run(), {"snapkv", "knorm"});
+  for (const char* name :
+       {"heads", "attention", "kept", "memory", "budget", "diff", "text", "needle", "row", "channels"})
+    EXPECT_FALSE(view_named(name).load(input, {})->matrix().empty()) << name;
+  ViewState zoomed;
+  zoomed.window = QRectF(10, 20, 30, 40);
+  const Matrix map = view_named("attention").load(input, {})->matrix(zoomed);
+  EXPECT_EQ(map.shape, (std::vector<std::int64_t>{40, 30}));
+  const auto run = tests::synthetic_run();
+  EXPECT_NEAR(map.data[5 * 30 + 4], run->attention(input.at.sequence, 0, 0)(25, 14), 1e-5);
+  const Matrix kept = view_named("kept").load(input, {})->matrix();
+  EXPECT_EQ(kept.shape[0], 2);
+  EXPECT_EQ(kept.data[7], float(input.jobs[0].view->outcome.k_states[0][0][7]));
 }
 TEST(Scenes, DrawWithoutPolicies) { draw_all(tests::input_over(tests::synthetic_run()), "no policies"); }
 TEST(Scenes, DrawAnEmptyRecording) {

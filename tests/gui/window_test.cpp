@@ -15,31 +15,18 @@
 #include <QTemporaryDir>
 #include <QTimer>
 #include <QtTest/QTest>
-#include <fstream>
+#include <set>
 
 #include "gui/window/example.h"
 #include "gui/window/main_window.h"
+#include "tests/gui/window_support.h"
 
 namespace kvgrind::gui {
 namespace {
 
-constexpr int patience_ms = 20000;
-
-template <class F>
-bool wait_for(F&& done) {
-  return QTest::qWaitFor(std::forward<F>(done), patience_ms);
-}
-
-// Loaded, painted, and with every tile that the picture wanted.
-bool settled(MainWindow& window) {
-  const auto quiet = [&] {
-    const SceneWidget* view = window.current();
-    return view && view->scene() && !view->busy() && window.runner().idle();
-  };
-  if (!wait_for(quiet)) return false;
-  window.current()->repaint();
-  return wait_for(quiet);
-}
+using tests::resident_bytes;
+using tests::settled;
+using tests::wait_for;
 
 class Window : public testing::Test {
  protected:
@@ -68,8 +55,7 @@ class Window : public testing::Test {
     QTest::keyClick(kept, Qt::Key_Return);
   }
   void go_to(const char* name) {
-    for (int i = 0; i < window.tabs().count(); ++i)
-      if (std::string(window.view(i).row().name) == name) window.go_to_view(i);
+    window.go_to_view(tests::view_index(window, name));
     ASSERT_STREQ(window.current()->row().name, name);
     ASSERT_TRUE(settled(window)) << name;
   }
@@ -153,7 +139,7 @@ TEST_F(Window, ExportsWhatItShows) {
   ASSERT_TRUE(wait_for([&] { return window.desk().input().jobs.size() == 1 && window.runner().idle(); }));
   go_to("kept");
   QTemporaryDir folder;
-  for (const char* ending : {"png", "svg", "pdf", "csv"}) {
+  for (const char* ending : {"png", "svg", "pdf", "csv", "npy"}) {
     const QString path = folder.filePath(QString("kept.") + ending);
     window.export_view(path);
     EXPECT_TRUE(wait_for([&] { return QFile::exists(path) && QFile(path).size() > 200; })) << ending;
@@ -227,24 +213,122 @@ TEST_F(Window, EveryWidgetThatTakesTheFocusHasAName) {
   }
 }
 
-TEST_F(Window, DarkAndLightBothPaint) {
+TEST_F(Window, EveryViewPaintsDarkAndLight) {
   open_example();
-  go_to("attention");
+  add_policy("snapkv", "0.2");
+  add_policy("knorm", "0.2");
+  ASSERT_TRUE(wait_for([&] { return window.desk().input().jobs.size() == 2 && window.runner().idle(); }));
   for (const char* theme : {"Theme: dark", "Theme: light"}) {
     for (QAction* action : window.all_actions())
       if (action->text() == theme) action->trigger();
-    QTest::qWait(50);
-    const QImage image = window.current()->grab().toImage();
-    const bool dark = qGray(image.pixel(image.width() - 4, image.height() / 2)) < 128;
-    EXPECT_EQ(dark, std::string(theme) == "Theme: dark");
+    for (int i = 0; i < window.tabs().count(); ++i) {
+      window.go_to_view(i);
+      ASSERT_TRUE(settled(window));
+      const QImage image = window.current()->grab().toImage();
+      const bool dark = qGray(image.pixel(image.width() - 4, image.height() / 2)) < 128;
+      EXPECT_EQ(dark, std::string(theme) == "Theme: dark") << window.current()->row().name;
+      std::set<QRgb> colours;
+      for (int y = 0; y < image.height(); y += 5)
+        for (int x = 0; x < image.width(); x += 5) colours.insert(image.pixel(x, y));
+      EXPECT_GT(colours.size(), 8u) << window.current()->row().name << " " << theme;
+    }
   }
 }
 
-std::int64_t resident_bytes() {
-  std::ifstream file("/proc/self/statm");
-  std::int64_t size = 0, resident = 0;
-  file >> size >> resident;
-  return resident * 4096;
+TEST_F(Window, KeysAloneReachEverything) {
+  // Start page: Tab to the example, Return opens it.
+  auto* example = window.findChild<QPushButton*>("example");
+  for (int i = 0; i < 8 && QApplication::focusWidget() != example; ++i)
+    QTest::keyClick(QApplication::focusWidget() ? QApplication::focusWidget() : &window, Qt::Key_Tab);
+  ASSERT_EQ(QApplication::focusWidget(), example);
+  QTest::keyClick(example, Qt::Key_Space);
+  ASSERT_TRUE(wait_for([&] { return window.page() == MainWindow::workspace; }));
+  ASSERT_TRUE(settled(window));
+  // A policy: Ctrl+P, name, Tab, budget, Return.
+  QTest::keyClick(&window, Qt::Key_P, Qt::ControlModifier);
+  QTest::keyClicks(QApplication::focusWidget(), "snapkv");
+  if (QWidget* popup = QApplication::activePopupWidget()) popup->close();
+  auto* kept = window.findChild<QLineEdit*>("budget");
+  QTest::keyClick(window.findChild<QLineEdit*>("policy"), Qt::Key_Tab);
+  ASSERT_EQ(QApplication::focusWidget(), kept);
+  QTest::keyClick(kept, Qt::Key_Return);
+  ASSERT_TRUE(wait_for([&] { return window.desk().input().jobs.size() == 1 && window.runner().idle(); }));
+  // Every view by its number or by Ctrl+Tab, and in it every key of the map menu, moves, and steps.
+  for (int i = 0; i < window.tabs().count(); ++i) {
+    if (i < 9)
+      QTest::keyClick(&window, Qt::Key(Qt::Key_1 + i), Qt::ControlModifier);
+    else
+      QTest::keyClick(&window, Qt::Key_Tab, Qt::ControlModifier);
+    ASSERT_EQ(window.tabs().currentIndex(), i);
+    ASSERT_TRUE(settled(window)) << i;
+    ASSERT_TRUE(window.current()->hasFocus());
+    for (const Qt::Key key : {Qt::Key_Plus,  Qt::Key_Minus, Qt::Key_F,        Qt::Key_0,
+                              Qt::Key_L,     Qt::Key_C,     Qt::Key_P,        Qt::Key_O,
+                              Qt::Key_D,     Qt::Key_V,     Qt::Key_Y,        Qt::Key_S,
+                              Qt::Key_Right, Qt::Key_Down,  Qt::Key_PageDown, Qt::Key_BracketRight,
+                              Qt::Key_End,   Qt::Key_Comma, Qt::Key_Period,   Qt::Key_Home})
+      QTest::keyClick(window.current(), key);
+    ASSERT_TRUE(settled(window)) << window.current()->row().name;
+    EXPECT_FALSE(window.current()->accessibleDescription().isEmpty()) << window.current()->row().name;
+    QTest::keyClick(window.current(), Qt::Key_Escape);
+  }
+  // From a view, Tab walks out of it through the docks and comes back.
+  QWidget* begin = window.current();
+  std::set<QWidget*> met;
+  for (int i = 0; i < 60; ++i) {
+    QTest::keyClick(QApplication::focusWidget(), Qt::Key_Tab);
+    met.insert(QApplication::focusWidget());
+  }
+  EXPECT_TRUE(met.contains(begin));
+  for (const char* name : {"policy", "budget", "add_policy", "sequence", "layer"})
+    EXPECT_TRUE(met.contains(window.findChild<QWidget*>(name))) << name;
+}
+
+TEST_F(Window, HeadsAreSortedAndStepsGoDown) {
+  open_example();
+  add_policy("snapkv", "0.1");
+  ASSERT_TRUE(wait_for([&] { return window.desk().input().jobs.size() == 1 && window.runner().idle(); }));
+  go_to("heads");
+  const std::string plain = window.current()->scene()->csv();
+  std::set<std::string> orders{plain};
+  for (int i = 1; i < head_orders; ++i) {
+    QTest::keyClick(window.current(), Qt::Key_S);
+    ASSERT_TRUE(settled(window));
+    orders.insert(window.current()->scene()->csv());
+  }
+  EXPECT_EQ(orders.size(), std::size_t(head_orders));
+  EXPECT_TRUE(window.current()->scene()->subtitle().contains("snapkv"));
+  const Selection before = window.desk().at();
+  QTest::keyClick(window.current(), Qt::Key_Down);  // along the order there is
+  EXPECT_NE(window.desk().at(), before);
+  QTest::keyClick(window.current(), Qt::Key_S);
+  go_to("kept");
+  QTest::keyClick(window.current(), Qt::Key_Y);
+  ASSERT_TRUE(settled(window));
+  EXPECT_TRUE(window.current()->scene()->title().contains("step by step"));
+  QTest::keyClick(window.current(), Qt::Key_Comma);
+  EXPECT_GE(window.desk().at().step, 0);
+  EXPECT_TRUE(window.render_command().contains("--lines steps"));
+}
+
+TEST_F(Window, LayoutsOfOnesOwnComeBack) {
+  open_example();
+  auto* inspector = window.findChild<QDockWidget*>("Inspector");
+  inspector->hide();
+  window.save_layout("Quiet");
+  inspector->show();
+  bool found = false;
+  for (QAction* action : window.all_actions())
+    if (action->text() == "Layout: Quiet") {
+      action->trigger();
+      found = true;
+    }
+  EXPECT_TRUE(found);
+  EXPECT_FALSE(inspector->isVisible());
+  window.save_layout("Explore");  // one that comes with the program stays what it is
+  EXPECT_EQ(std::count_if(window.all_actions().begin(), window.all_actions().end(),
+                          [](QAction* action) { return action->text() == "Layout: Explore"; }),
+            1);
 }
 
 TEST_F(Window, TwoHundredOpenAndCloseDoNotGrow) {

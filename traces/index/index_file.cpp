@@ -55,7 +55,7 @@ std::int64_t map_bytes(const IndexedSequence& s) { return 2 * triangle(s.side) +
 }  // namespace
 
 std::int64_t index_cell(std::int64_t tokens) {
-  std::int64_t cell = 1;
+  std::int64_t cell = index_least_cell;
   while (cell * index_side < tokens) cell *= 2;
   return cell;
 }

@@ -16,6 +16,7 @@
 namespace kvgrind::traces {
 
 inline constexpr std::int64_t index_side = 512;
+inline constexpr std::int64_t index_least_cell = 8;  // finer maps would outweigh short traces, and are quick to compute
 
 struct IndexedSequence {
   std::int64_t id = 0, tokens = 0, cell = 0, side = 0;
@@ -25,7 +26,7 @@ struct IndexLayout {
   std::int64_t layers = 0, query_heads = 0;
   std::vector<IndexedSequence> sequences;
 };
-// The smallest power of two that covers `tokens` with at most 512 cells.
+// The smallest power of two, at least 8, that covers `tokens` with at most 512 cells.
 std::int64_t index_cell(std::int64_t tokens);
 std::filesystem::path index_path(const std::filesystem::path& trace);
 

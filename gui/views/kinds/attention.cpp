@@ -13,11 +13,18 @@ constexpr double strip_step = 13;
 
 class Attention final : public Scene {
  public:
-  explicit Attention(const ViewInput& input) : input_(input), tokens_(sequence_of(input)->tokens) {}
+  explicit Attention(const ViewInput& input) : input_(input), tokens_(sequence_of(input)->tokens) {
+    if (!input.base || !input.map.difference) return;
+    const replay::RecordedRun& run = input.base->run();
+    for (const traces::SequenceInfo& info : run.sequences())
+      difference_ = difference_ || (info.id == input.at.sequence && info.tokens == tokens_ &&
+                                    input.at.layer < run.card().layers && input.at.query_head < run.card().query_heads);
+  }
 
   QString title() const override {
     const ModelCard& card = input_.session->run().card();
-    return QString("Attention, layer %1, query head q%2 (kv%3)")
+    return QString(difference_ ? "Attention against the other trace, layer %1, query head q%2 (kv%3)"
+                               : "Attention, layer %1, query head q%2 (kv%3)")
         .arg(input_.at.layer)
         .arg(input_.at.query_head)
         .arg(input_.at.query_head / card.group());
@@ -39,16 +46,21 @@ class Attention final : public Scene {
   }
   QRectF extent() const override { return QRectF(0, 0, double(tokens_), double(tokens_)); }
   void paint(Canvas& c, const QRectF& area, const ViewState& state) const override;
-  std::string csv() const override;
+  std::string csv(const ViewState& state) const override;
+  Matrix matrix(const ViewState& state) const override {
+    replay::TileRequest request;
+    return shown(state).isEmpty() ? Matrix() : matrix_of(tile(state, request).value);
+  }
 
  private:
   struct Picture {
-    QImage image;
+    QImage image;    // of codes
     QString origin;  // of its coarsest part
     bool whole = true;
   };
   QRectF shown(const ViewState& state) const;
-  Picture compose(Canvas& c, int level, std::int64_t r0, std::int64_t r1, std::int64_t c0, std::int64_t c1) const;
+  Picture compose(Canvas& c, const std::shared_ptr<TilePyramid>& tiles, int level, std::int64_t r0, std::int64_t r1,
+                  std::int64_t c0, std::int64_t c1) const;
   TileKey key(int level, std::int64_t row, std::int64_t column) const {
     return {input_.at.sequence, input_.at.layer, input_.at.query_head, input_.map.pool, level, row, column};
   }
@@ -59,8 +71,11 @@ class Attention final : public Scene {
   QString hover(const HeatAxes& axes, int level, QPointF at) const;
   void strips(Canvas& c, const HeatAxes& axes) const;
 
+  replay::Tile tile(const ViewState& state, replay::TileRequest& request) const;
+  void colour(QImage& codes) const;
   ViewInput input_;
   std::int64_t tokens_;
+  bool difference_ = false;  // this trace against the base, in shades
 };
 
 QRectF Attention::shown(const ViewState& state) const {
@@ -79,8 +94,8 @@ QRectF Attention::shown(const ViewState& state) const {
 }
 
 // Cells [r0, r1) × [c0, c1) of a level; what is not there yet comes from coarser levels, or stays blank.
-Attention::Picture Attention::compose(Canvas& c, int level, std::int64_t r0, std::int64_t r1, std::int64_t c0,
-                                      std::int64_t c1) const {
+Attention::Picture Attention::compose(Canvas& c, const std::shared_ptr<TilePyramid>& tiles, int level, std::int64_t r0,
+                                      std::int64_t r1, std::int64_t c0, std::int64_t c1) const {
   Picture out;
   out.image = QImage(int(c1 - c0), int(r1 - r0), QImage::Format_Indexed8);
   out.image.fill(0);
@@ -88,15 +103,14 @@ Attention::Picture Attention::compose(Canvas& c, int level, std::int64_t r0, std
   for (std::int64_t tr = r0 / tile_side; tr * tile_side < r1; ++tr)
     for (std::int64_t tc = c0 / tile_side; tc * tile_side < c1 && tc <= tr; ++tc) {
       int from = level;
-      std::shared_ptr<const ShadedTile> tile = input_.tiles->find(key(level, tr, tc));
+      std::shared_ptr<const ShadedTile> tile = tiles->find(key(level, tr, tc));
       if (!tile) {
-        c.wanted.push_back([tiles = input_.tiles, k = key(level, tr, tc)](const CancelToken& cancel) {
-          (void)tiles->load(k, cancel);
-        });
+        c.wanted.push_back(
+            [tiles, k = key(level, tr, tc)](const CancelToken& cancel) { (void)tiles->load(k, cancel); });
         out.whole = false;
         while (!tile && from < top) {
           ++from;
-          tile = input_.tiles->find(key(from, tr >> (from - level), tc >> (from - level)));
+          tile = tiles->find(key(from, tr >> (from - level), tc >> (from - level)));
         }
       }
       if (!tile) continue;
@@ -118,13 +132,31 @@ Attention::Picture Attention::compose(Canvas& c, int level, std::int64_t r0, std
         }
       }
     }
-  const ColourTable& table = colour_table(input_.map.colours);
+  return out;
+}
+
+void Attention::colour(QImage& codes) const {
+  const ColourTable& table = difference_ ? diverging_table() : colour_table(input_.map.colours);
   QList<QRgb> colours(256, 0);
   for (int i = 1; i < 254; ++i) colours[i] = table[static_cast<std::size_t>((i - 1) * 255 / 252)];
   colours[code_absent] = qRgba(128, 128, 128, 60);
   colours[code_nan] = nan_colour;
-  out.image.setColorTable(colours);
-  return out;
+  codes.setColorTable(colours);
+}
+
+// Codes of b − a around the middle; what either lacks stays as it is.
+void subtract(QImage& b, const QImage& a) {
+  for (int r = 0; r < b.height(); ++r) {
+    uchar* line = b.scanLine(r);
+    const uchar* other = a.constScanLine(r);
+    for (int x = 0; x < b.width(); ++x) {
+      const bool value = line[x] != code_blank && line[x] < code_absent;
+      if (value && other[x] != code_blank && other[x] < code_absent)
+        line[x] = uchar(127 + (int(line[x]) - int(other[x])) / 2);
+      else if (value)
+        line[x] = other[x];
+    }
+  }
 }
 
 // Which keys each job still holds, a strip a job above the map.
@@ -185,9 +217,14 @@ QString Attention::hover(const HeatAxes& axes, int level, QPointF at) const {
   const std::int64_t r = q / cell % tile_side, x = k / cell % tile_side;
   if (r >= tile->tile.value.extent(0) || x >= tile->tile.value.extent(1)) return text;
   if (!tile->tile.recorded[static_cast<std::size_t>(r)]) return text + ": query not recorded";
-  return text + QString(": %1 (%2)")
-                    .arg(QString::fromStdString(short_number(double(tile->tile.value(r, x)))),
-                         QString::fromStdString(tile->tile.origin));
+  text += QString(": %1 (%2)")
+              .arg(QString::fromStdString(short_number(double(tile->tile.value(r, x)))),
+                   QString::fromStdString(tile->tile.origin));
+  if (!difference_) return text;
+  const auto base = input_.base_tiles->find(key(level, q / cell / tile_side, k / cell / tile_side));
+  return text + (base ? QString(", in the other trace %1")
+                            .arg(QString::fromStdString(short_number(double(base->tile.value(r, x)))))
+                      : QString(", the other trace on its way"));
 }
 
 void Attention::paint(Canvas& c, const QRectF& area, const ViewState& state) const {
@@ -212,7 +249,13 @@ void Attention::paint(Canvas& c, const QRectF& area, const ViewState& state) con
 
   const std::int64_t c0 = std::int64_t(window.left() / cell), c1 = std::int64_t(std::ceil(window.right() / cell));
   const std::int64_t r0 = std::int64_t(window.top() / cell), r1 = std::int64_t(std::ceil(window.bottom() / cell));
-  const Picture picture = compose(c, level, r0, r1, c0, c1);
+  Picture picture = compose(c, input_.tiles, level, r0, r1, c0, c1);
+  if (difference_) {
+    const Picture base = compose(c, input_.base_tiles, level, r0, r1, c0, c1);
+    subtract(picture.image, base.image);
+    picture.whole = picture.whole && base.whole;
+  }
+  colour(picture.image);
   c.p.fillRect(axes.plot, c.look.panel);
   c.p.save();
   c.p.setClipRect(axes.plot, Qt::IntersectClip);
@@ -253,8 +296,13 @@ void Attention::paint(Canvas& c, const QRectF& area, const ViewState& state) con
   }
   if (input_.map.overlay) strips(c, axes);
   const double high = input_.map.pool == replay::Pool::sum ? cell : 1.0;
-  draw_colour_bar(c, axes.plot, colour_table(input_.map.colours), input_.map.log ? double(attention_low) : 0.0, high,
-                  input_.map.log, "weight");
+  if (difference_)
+    draw_colour_bar(c, axes.plot, diverging_table(), input_.map.log ? std::log10(double(attention_low) / high) : -high,
+                    input_.map.log ? -std::log10(double(attention_low) / high) : high, false,
+                    input_.map.log ? "decades" : "weight");
+  else
+    draw_colour_bar(c, axes.plot, colour_table(input_.map.colours), input_.map.log ? double(attention_low) : 0.0, high,
+                    input_.map.log, "weight");
   const QString note = QString("cells of %1 × %1; %2%3")
                            .arg(1ll << level)
                            .arg(picture.origin.isEmpty() ? QString("computing") : picture.origin)
@@ -273,20 +321,25 @@ void Attention::paint(Canvas& c, const QRectF& area, const ViewState& state) con
   });
 }
 
-std::string Attention::csv() const {
-  const QRectF window = shown({});
-  replay::TileRequest request{.sequence = input_.at.sequence,
-                              .layer = input_.at.layer,
-                              .query_head = input_.at.query_head,
-                              .query_begin = std::int64_t(window.top()),
-                              .query_end = std::int64_t(window.bottom()),
-                              .key_begin = std::int64_t(window.left()),
-                              .key_end = std::int64_t(window.right()),
-                              .pool = input_.map.pool};
-  if (window.isEmpty()) return "query,key,cell,weight\n";
-  const double longest = std::max(window.width(), window.height());
-  while (longest / double(request.cell) > 512) request.cell *= 2;
-  const replay::Tile tile = input_.session->attention_tile(request);
+// What is shown, in at most 512 × 512 cells.
+replay::Tile Attention::tile(const ViewState& state, replay::TileRequest& request) const {
+  const QRectF window = shown(state);
+  request = {.sequence = input_.at.sequence,
+             .layer = input_.at.layer,
+             .query_head = input_.at.query_head,
+             .query_begin = std::int64_t(window.top()),
+             .query_end = std::min(tokens_, std::int64_t(std::ceil(window.bottom()))),
+             .key_begin = std::int64_t(window.left()),
+             .key_end = std::min(tokens_, std::int64_t(std::ceil(window.right()))),
+             .pool = input_.map.pool};
+  while (std::max(window.width(), window.height()) / double(request.cell) > 512) request.cell *= 2;
+  return input_.session->attention_tile(request);
+}
+
+std::string Attention::csv(const ViewState& state) const {
+  if (shown(state).isEmpty()) return "query,key,cell,weight\n";
+  replay::TileRequest request;
+  const replay::Tile tile = this->tile(state, request);
   Table table{.header = {"query", "key", "cell", "weight"}, .rows = {}};
   for (std::int64_t r = 0; r < tile.value.extent(0); ++r)
     for (std::int64_t x = 0; x < tile.value.extent(1); ++x) {

@@ -1,8 +1,10 @@
 // Budget heatmap: tokens that each layer and head was left with.
 #include <algorithm>
+#include <limits>
 
 #include "gui/models/kept.h"
-#include "gui/views/scene.h"
+#include "gui/views/raster.h"
+#include "gui/views/result_budgets.h"
 
 namespace kvgrind::gui {
 namespace {
@@ -30,7 +32,23 @@ class Budget final : public Scene {
         .arg(input_.at.sequence)
         .arg(grids_.empty() || grids_[0].heads == input_.session->run().card().kv_heads ? "KV" : "query");
   }
-  std::string csv() const override { return budget_table(grids_).csv(); }
+  std::string csv(const ViewState&) const override { return budget_table(grids_).csv(); }
+  // Tokens. [policies, L, heads]; NaN where a policy's cache has fewer heads.
+  Matrix matrix(const ViewState&) const override {
+    std::int64_t layers = 0, heads = 0;
+    for (const BudgetGrid& grid : grids_) {
+      layers = std::max(layers, grid.layers);
+      heads = std::max(heads, grid.heads);
+    }
+    if (layers * heads == 0) return {};
+    Matrix out{.shape = {std::int64_t(grids_.size()), layers, heads}, .data = {}};
+    for (const BudgetGrid& grid : grids_)
+      for (std::int64_t l = 0; l < layers; ++l)
+        for (std::int64_t h = 0; h < heads; ++h)
+          out.data.push_back(l < grid.layers && h < grid.heads ? float(grid.at(l, h))
+                                                               : std::numeric_limits<float>::quiet_NaN());
+    return out;
+  }
   void paint(Canvas& c, const QRectF& area, const ViewState&) const override;
 
  private:
@@ -54,25 +72,19 @@ void Budget::grid(Canvas& c, const BudgetGrid& grid, const HeatAxes& axes, doubl
       const QString number = QString::number(grid.at(l, h));
       if (width >= number_pixels && height >= line_height(c.look.small()) && text_width(c.look.small(), number) < width)
         draw_text(c, cell, number, c.look.small(), qGray(colour.rgb()) > 125 ? Qt::black : Qt::white, Qt::AlignCenter);
-      const std::int64_t per = input_.session->run().card().query_heads / grid.heads;
       c.hit(cell,
-            QString("%1: layer %2, head %3: %4 of %5 tokens")
+            QString("%1: layer %2, %3: %4 of %5 tokens")
                 .arg(QString::fromStdString(grid.name))
                 .arg(l)
-                .arg(h)
+                .arg(head_name(input_, grid.heads, h))
                 .arg(number)
                 .arg(grid.seen),
-            [l, h, per](Selection& s) {
-              s.layer = l;
-              s.query_head = h * per;
-            });
+            choose_group(input_, grid.heads, l, h));
     }
   c.p.restore();
-  AxisLabels labels;
-  for (std::int64_t l = 0; l < grid.layers; ++l) labels.y.emplace_back(double(l) + 0.5, QString("L%1").arg(l));
-  const bool kv = grid.heads == input_.session->run().card().kv_heads;
+  AxisLabels labels = layer_labels(grid.layers, 1);
   for (std::int64_t h = 0; h < grid.heads; ++h)
-    labels.x.emplace_back(double(h) + 0.5, QString(kv ? "kv%1" : "q%1").arg(h));
+    labels.x.emplace_back(double(h) + 0.5, head_name(input_, grid.heads, h));
   draw_axes(c, axes, labels);
   if (input_.at.layer < grid.layers) {
     const std::int64_t h = input_.at.query_head * grid.heads / input_.session->run().card().query_heads;
@@ -116,7 +128,11 @@ void Budget::paint(Canvas& c, const QRectF& area, const ViewState&) const {
                   "tokens");
 }
 
-ScenePtr load(const ViewInput& input, const CancelToken&) { return std::make_shared<Budget>(input); }
+ScenePtr load(const ViewInput& input, const CancelToken&) {
+  if (input.rows && !input.rows->empty() && input.jobs.empty()) return result_budgets_scene(input);
+  if (!input.session) return words_scene("Budgets", "No result is there.");
+  return std::make_shared<Budget>(input);
+}
 
 }  // namespace
 
@@ -124,9 +140,11 @@ namespace rows {
 extern const ViewRow budget;
 const ViewRow budget{.name = "budget",
                      .title = "Budget heatmap",
-                     .help = "Tokens each layer and head was left with. D shows the second policy minus the first.",
+                     .help =
+                         "Tokens each layer and head was left with. D shows the second policy minus the first. Of "
+                         "results alone: what every policy stored of every budget asked.",
                      .place = 70,
-                     .needs = Needs::jobs,
+                     .needs = Needs::rows,
                      .load = load};
 }  // namespace rows
 

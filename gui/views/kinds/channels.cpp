@@ -4,7 +4,7 @@
 
 #include "gui/models/table.h"
 #include "gui/views/plot.h"
-#include "gui/views/scene.h"
+#include "gui/views/raster.h"
 
 namespace kvgrind::gui {
 namespace {
@@ -21,7 +21,15 @@ class Channels final : public Scene {
         .arg(input_.at.sequence)
         .arg(QString::fromStdString(percent(facts_.outlier_share)));
   }
-  std::string csv() const override {
+  // Mean |x|, largest |x|, error with scales per token, per channel. [4, Hk, D]
+  Matrix matrix(const ViewState&) const override {
+    if (facts_.mean_abs.empty()) return {};
+    Matrix out{.shape = {4, facts_.mean_abs.extent(0), facts_.mean_abs.extent(1)}, .data = {}};
+    for (const auto* one : {&facts_.mean_abs, &facts_.largest, &facts_.token_error, &facts_.channel_error})
+      out.data.insert(out.data.end(), one->data(), one->data() + one->size());
+    return out;
+  }
+  std::string csv(const ViewState&) const override {
     Table table{
         .header = {"kv_head", "channel", "mean_abs", "largest_abs", "error_4bit_per_token", "error_4bit_per_channel"},
         .rows = {}};
@@ -53,14 +61,9 @@ void Channels::strip(Canvas& c, const QRectF& area, const QString& title, const 
                      bool last) const {
   const double height = line_height(c.look.font) + 2;
   draw_text(c, QRectF(area.left(), area.top(), area.width(), height), title, c.look.font, c.look.ink);
-  HeatAxes axes{.plot = heat_plot_area(c, area.adjusted(0, height, 0, 0), colour_bar_width),
-                .x0 = 0,
-                .x1 = double(values.extent(1)),
-                .y0 = 0,
-                .y1 = double(values.extent(0)),
-                .x_title = last ? "channel" : "",
-                .y_title = ""};
-  if (!last) axes.plot.setBottom(area.bottom() - 6);
+  HeatAxes axes = panel_axes(c, area, height, colour_bar_width, last, "channel");
+  axes.x1 = double(values.extent(1));
+  axes.y1 = double(values.extent(0));
   QImage image(int(values.extent(1)), int(values.extent(0)), QImage::Format_RGB32);
   const ColourTable& table = colour_table(input_.map.colours);
   for (std::int64_t h = 0; h < values.extent(0); ++h)

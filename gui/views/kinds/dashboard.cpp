@@ -24,7 +24,7 @@ class Dashboard final : public Scene {
                : "Results";
   }
   void paint(Canvas& c, const QRectF& area, const ViewState&) const override;
-  std::string csv() const override {
+  std::string csv(const ViewState&) const override {
     Table table{.header = {"card", "key", "value"}, .rows = {}};
     for (const Card& card : cards_)
       for (const auto& [key, value] : card.lines)

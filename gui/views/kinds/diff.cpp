@@ -1,9 +1,12 @@
 // Policy diff: what the first two policies keep, both, one or neither, and the worst disagreements by attention mass.
+// Beside another trace (`--diff`): their attention; of results: their figures.
 #include "gui/models/diff.h"
 
 #include <cmath>
 
-#include "gui/views/scene.h"
+#include "gui/views/metric_diff.h"
+#include "gui/views/raster.h"
+#include "gui/views/trace_diff.h"
 
 namespace kvgrind::gui {
 namespace {
@@ -25,17 +28,31 @@ QColor agreement_colour(Agreement agreement, const Look& look) {
 
 class Diff final : public Scene {
  public:
-  Diff(const ViewInput& input, PolicyDiff diff) : input_(input), diff_(std::move(diff)) {}
+  Diff(const ViewInput& input, PolicyDiff diff, const CancelToken& cancel) : input_(input), diff_(std::move(diff)) {
+    std::vector<std::uint8_t> agreement(std::size_t(diff_.a.groups() * diff_.a.tokens));
+    for (std::int64_t g = 0; g < diff_.a.groups(); ++g)
+      for (std::int64_t t = 0; t < diff_.a.tokens; ++t)
+        agreement[std::size_t(g * diff_.a.tokens + t)] = std::uint8_t(diff_.at(g, t));
+    raster_ = CategoryRaster(diff_.a.groups(), diff_.a.tokens, std::move(agreement), cancel);
+  }
   QString title() const override { return "Where two policies differ"; }
   QString subtitle() const override {
-    return QString("A: %1; B: %2; sequence %3. A drops %4 of a query's mass that B keeps, B drops %5 that A keeps.")
+    return QString("A: %1; B: %2; sequence %3. A drops %4 of a query's mass that B keeps, B drops %5 that A keeps%6.")
         .arg(QString::fromStdString(diff_.a.name), QString::fromStdString(diff_.b.name))
         .arg(input_.at.sequence)
-        .arg(QString::fromStdString(percent(diff_.lost_a)), QString::fromStdString(percent(diff_.lost_b)));
+        .arg(QString::fromStdString(percent(diff_.lost_a)), QString::fromStdString(percent(diff_.lost_b)),
+             diff_.estimated ? " (masses are estimated from some of the queries)" : "");
   }
   QRectF extent() const override { return QRectF(0, 0, double(std::max<std::int64_t>(1, diff_.a.tokens)), 1); }
-  std::string csv() const override {
+  std::string csv(const ViewState&) const override {
     return diff_table(diff_, input_.text ? *input_.text : std::vector<std::string>{}).csv();
+  }
+  // 0 dropped by both, 1 kept by both, 2 by A only, 3 by B only, 4 not seen yet. [groups, tokens]
+  Matrix matrix(const ViewState&) const override {
+    Matrix out{.shape = {raster_.rows(), raster_.tokens()}, .data = {}};
+    for (std::int64_t g = 0; g < raster_.rows(); ++g)
+      for (std::int64_t t = 0; t < raster_.tokens(); ++t) out.data.push_back(float(raster_.at(g, t)));
+    return out;
   }
   void paint(Canvas& c, const QRectF& area, const ViewState& state) const override;
 
@@ -49,62 +66,35 @@ class Diff final : public Scene {
   }
   ViewInput input_;
   PolicyDiff diff_;
+  CategoryRaster raster_;  // of Agreement
 };
 
 void Diff::raster(Canvas& c, const HeatAxes& axes) const {
-  const int columns = std::max(1, int(axes.plot.width() * c.look.device_pixels)), rows = int(diff_.a.groups());
-  QImage image(columns, rows, QImage::Format_RGB32);
-  for (int r = 0; r < rows; ++r)
-    for (int x = 0; x < columns; ++x) {
-      const auto begin = std::int64_t(axes.x0 + (axes.x1 - axes.x0) * x / columns);
-      const auto end =
-          std::max(begin + 1, std::int64_t(std::ceil(axes.x0 + (axes.x1 - axes.x0) * (x + 1) / columns - 1e-9)));
-      int red = 0, green = 0, blue = 0;
-      for (std::int64_t t = begin; t < end; ++t) {
-        const QColor colour = agreement_colour(diff_.at(r, t), c.look);
-        red += colour.red();
-        green += colour.green();
-        blue += colour.blue();
-      }
-      const int n = int(end - begin);
-      image.setPixel(x, r, qRgb(red / n, green / n, blue / n));
-    }
-  c.p.drawImage(axes.plot, image);
-  AxisLabels labels;
-  for (std::int64_t l = 0; l < diff_.a.layers; ++l)
-    labels.y.emplace_back((double(l) + 0.5) * double(diff_.a.heads), QString("L%1").arg(l));
-  draw_axes(c, axes, labels);
-  c.p.setPen(QPen(c.look.accent, 1));
-  if (input_.at.key_at >= 0 && input_.at.key_at >= axes.x0 && input_.at.key_at < axes.x1) {
-    const double x = axes.x(double(input_.at.key_at) + 0.5);
-    c.p.drawLine(QPointF(x, axes.plot.top()), QPointF(x, axes.plot.bottom()));
-  }
-  const std::int64_t per = input_.session->run().card().query_heads / diff_.a.heads;
-  c.hit(axes.plot, [this, axes, per](QPointF at) -> std::optional<Hit> {
+  draw_raster(c, axes, raster_, [&](std::uint8_t one) { return agreement_colour(Agreement(one), c.look); });
+  draw_axes(c, axes, layer_labels(diff_.a.layers, diff_.a.heads));
+  draw_key_cursor(c, axes, input_.at);
+  c.hit(axes.plot, [this, axes](QPointF at) -> std::optional<Hit> {
     const auto group = std::clamp<std::int64_t>(std::int64_t(axes.row(at.y())), 0, diff_.a.groups() - 1);
-    const auto key = std::int64_t(axes.column(at.x()));
+    const auto key = std::clamp<std::int64_t>(std::int64_t(axes.column(at.x())), 0, diff_.a.tokens - 1);
     const std::int64_t layer = group / diff_.a.heads, head = group % diff_.a.heads;
-    return Hit{QString("layer %1, head %2, key %3 %4: %5")
+    return Hit{QString("layer %1, %2, key %3 %4: %5")
                    .arg(layer)
-                   .arg(head)
+                   .arg(head_name(input_, diff_.a.heads, head))
                    .arg(key)
                    .arg(token(key), QString(agreement_name(diff_.at(group, key)))),
-               [layer, head, per, key](Selection& s) {
-                 s.layer = layer;
-                 s.query_head = head * per;
-                 s.key_at = key;
-               }};
+               choose_group(input_, diff_.a.heads, layer, head, key)};
   });
 }
 
 void Diff::table(Canvas& c, const QRectF& area) const {
   const QFont small = c.look.small();
   const double height = line_height(small) + 3;
-  draw_text(c, QRectF(area.left(), area.top(), area.width(), height + 2), "Worst disagreements by received mass",
-            c.look.bold(), c.look.ink);
+  draw_text(
+      c, QRectF(area.left(), area.top(), area.width(), height + 2),
+      diff_.estimated ? "Worst disagreements by received mass (estimated)" : "Worst disagreements by received mass",
+      c.look.bold(), c.look.ink);
   const double share[] = {0.11, 0.12, 0.17, 0.28, 0.14, 0.18};
   const char* names[] = {"layer", "head", "key", "token", "kept", "mass"};
-  const std::int64_t per = input_.session->run().card().query_heads / diff_.a.heads;
   double y = area.top() + height + 6;
   for (std::size_t row = 0; row <= diff_.worst.size() && y + height <= area.bottom(); ++row, y += height) {
     double x = area.left();
@@ -112,7 +102,7 @@ void Diff::table(Canvas& c, const QRectF& area) const {
       QString text = names[column];
       if (row > 0) {
         const Disagreement& one = diff_.worst[row - 1];
-        const QString cells[] = {QString::number(one.layer), QString(per > 1 ? "kv%1" : "q%1").arg(one.head),
+        const QString cells[] = {QString::number(one.layer), head_name(input_, diff_.a.heads, one.head),
                                  QString::number(one.token), token(one.token),
                                  one.a_keeps ? "A" : "B",    QString::fromStdString(percent(one.mass))};
         text = cells[column];
@@ -127,11 +117,7 @@ void Diff::table(Canvas& c, const QRectF& area) const {
     if (row == 0) continue;
     const Disagreement one = diff_.worst[row - 1];
     c.hit(QRectF(area.left(), y, area.width(), height), QString("go to layer %1, key %2").arg(one.layer).arg(one.token),
-          [one, per](Selection& s) {
-            s.layer = one.layer;
-            s.query_head = one.head * per;
-            s.key_at = one.token;
-          });
+          choose_group(input_, diff_.a.heads, one.layer, one.head, one.token));
   }
 }
 
@@ -154,13 +140,7 @@ void Diff::paint(Canvas& c, const QRectF& area, const ViewState& state) const {
                 .y1 = double(std::max<std::int64_t>(1, diff_.a.groups())),
                 .x_title = "key position",
                 .y_title = "layer and head"};
-  if (!state.window.isEmpty()) {
-    axes.x0 = state.window.left();
-    axes.x1 = state.window.right();
-  } else if (!input_.at.key.empty()) {
-    axes.x0 = double(input_.at.key.begin);
-    axes.x1 = double(input_.at.key.end);
-  }
+  std::tie(axes.x0, axes.x1) = shown_keys(state, input_.at, diff_.a.tokens);
   raster(c, axes);
   table(c, QRectF(rest.right() - side, rest.top(), side, rest.height()));
   c.plot = axes.plot;
@@ -168,12 +148,15 @@ void Diff::paint(Canvas& c, const QRectF& area, const ViewState& state) const {
 }
 
 ScenePtr load(const ViewInput& input, const CancelToken& cancel) {
+  if (input.session && input.base) return trace_diff_scene(input, cancel);
+  if (input.base_rows) return metric_diff_scene(input);
   std::size_t jobs = 0;
   for (const ShownJob& job : input.jobs) jobs += job.view != nullptr;
+  if (jobs < 2 && input.rows && !input.rows->empty() && (!input.session || jobs == 0)) return metric_diff_scene(input);
   if (jobs < 2)
     return words_scene("Where two policies differ",
                        "Two policies are compared here. Add one more, or choose two of those there are.");
-  return std::make_shared<Diff>(input, policy_diff(input, most_rows, cancel));
+  return std::make_shared<Diff>(input, policy_diff(input, most_rows, cancel), cancel);
 }
 
 }  // namespace
@@ -183,9 +166,11 @@ extern const ViewRow diff;
 const ViewRow diff{
     .name = "diff",
     .title = "Policy diff",
-    .help = "The first two policies shown, token by token. A click on a disagreement goes there in all views.",
+    .help =
+        "The first two policies shown, token by token. A click on a disagreement goes there in all views. With "
+        "`--diff`, or results alone: the figures of two files or of policies, pair by pair.",
     .place = 80,
-    .needs = Needs::jobs,
+    .needs = Needs::rows,
     .load = load};
 }  // namespace rows
 

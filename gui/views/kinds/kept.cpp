@@ -1,96 +1,168 @@
-// Kept raster: a band per policy, a line per layer and head, keys across; zoomed out, colours mix by share.
+// Kept raster: a band per policy and keys across. A line per layer and head at one step, or a line per step of one
+// head; zoomed out, colours mix by share.
 #include "gui/models/kept.h"
 
-#include <cmath>
+#include <algorithm>
+#include <limits>
 #include <set>
 
-#include "gui/views/scene.h"
+#include "gui/views/raster.h"
 
 namespace kvgrind::gui {
 namespace {
 
+// Of either kind.
+struct Band {
+  std::string name;
+  std::size_t colour = 0;
+  std::int64_t layers = 0, heads = 0, head = 0, kept = 0, seen = 0;
+  std::vector<std::int64_t> steps;  // of each line, where lines are steps
+  std::size_t step = 0;             // the line of the step looked at
+  CategoryRaster raster;
+};
+
 class Kept final : public Scene {
  public:
-  explicit Kept(const ViewInput& input) : input_(input), tokens_(sequence_of(input)->tokens) {
-    for (const ShownJob& job : input.jobs)
-      if (job.view) bands_.push_back(kept_band(job, input.at.step, tokens_));
+  Kept(const ViewInput& input, const CancelToken& cancel)
+      : input_(input), tokens_(sequence_of(input)->tokens), steps_(input.map.steps) {
+    for (const ShownJob& job : input.jobs) {
+      if (!job.view) continue;
+      if (steps_)
+        add(steps(job), cancel);
+      else
+        add(kept_band(job, input.at.step, tokens_), cancel);
+    }
   }
-  QString title() const override { return "What each policy kept"; }
+  QString title() const override {
+    return steps_ ? QString("What each policy kept, step by step, layer %1, q%2")
+                        .arg(input_.at.layer)
+                        .arg(input_.at.query_head)
+                  : QString("What each policy kept");
+  }
   QString subtitle() const override {
     std::int64_t seen = 0;
-    for (const KeptBand& band : bands_) seen = std::max(seen, band.seen);
-    return QString("%1, sequence %2 of %3 tokens, after %4 tokens; a line per layer and head, layer 0 on top")
-        .arg(QString::fromStdString(input_.session->run().card().name))
-        .arg(input_.at.sequence)
-        .arg(tokens_)
-        .arg(seen);
+    for (const Band& band : bands_) seen = std::max(seen, band.seen);
+    const QString start = QString("%1, sequence %2 of %3 tokens")
+                              .arg(QString::fromStdString(input_.session->run().card().name))
+                              .arg(input_.at.sequence)
+                              .arg(tokens_);
+    return start + (steps_ ? QString("; a line per step whose states were kept, the first on top")
+                           : QString(", after %1 tokens; a line per layer and head, layer 0 on top").arg(seen));
   }
   QRectF extent() const override { return QRectF(0, 0, double(std::max<std::int64_t>(1, tokens_)), 1); }
-  std::string csv() const override { return kept_table(bands_).csv(); }
+  std::string csv(const ViewState&) const override {
+    std::vector<KeptBand> bands;
+    std::vector<StepBand> lines;
+    for (const ShownJob& job : input_.jobs) {
+      if (steps_)
+        lines.push_back(steps(job));
+      else
+        bands.push_back(kept_band(job, input_.at.step, tokens_));
+    }
+    return steps_ ? step_table(lines).csv() : kept_table(bands).csv();
+  }
+  // States as in plans.h5. [jobs, lines, tokens]; NaN: not seen yet.
+  Matrix matrix(const ViewState&) const override {
+    std::int64_t lines = 0;
+    for (const Band& band : bands_) lines = std::max(lines, band.raster.rows());
+    if (lines == 0 || tokens_ == 0) return {};
+    Matrix out{.shape = {std::int64_t(bands_.size()), lines, tokens_}, .data = {}};
+    out.data.assign(bands_.size() * std::size_t(lines * tokens_), std::numeric_limits<float>::quiet_NaN());
+    for (std::size_t b = 0; b < bands_.size(); ++b)
+      for (std::int64_t r = 0; r < bands_[b].raster.rows(); ++r)
+        for (std::int64_t t = 0; t < bands_[b].raster.tokens(); ++t)
+          if (const std::uint8_t state = bands_[b].raster.at(r, t); state != CategoryRaster::nothing)
+            out.data[(b * std::size_t(lines) + std::size_t(r)) * std::size_t(tokens_) + std::size_t(t)] = float(state);
+    return out;
+  }
   void paint(Canvas& c, const QRectF& area, const ViewState& state) const override;
 
  private:
-  void band(Canvas& c, const KeptBand& band, const HeatAxes& axes, bool last) const;
+  StepBand steps(const ShownJob& job) const {
+    return step_band(job, input_.at.layer, input_.at.query_head, input_.session->run().card().query_heads, tokens_);
+  }
+  void add(KeptBand band, const CancelToken& cancel) {
+    Band out{.name = band.name, .colour = band.colour, .layers = band.layers, .heads = band.heads, .seen = band.seen};
+    out.kept = std::count_if(band.states.begin(), band.states.end(), is_kept);
+    out.raster = CategoryRaster(band.groups(), band.seen, std::move(band.states), cancel);
+    bands_.push_back(std::move(out));
+  }
+  void add(StepBand band, const CancelToken& cancel) {
+    if (band.seen.empty()) return;
+    Band out{.name = band.name,
+             .colour = band.colour,
+             .layers = 1,
+             .heads = band.heads,
+             .head = band.head,
+             .seen = band.seen.back(),
+             .steps = band.seen,
+             .step = band.line_of(input_.at.step)};
+    for (std::int64_t t = 0; t < band.seen[out.step]; ++t) out.kept += is_kept(band.state(out.step, t));
+    out.raster = CategoryRaster(std::int64_t(band.seen.size()), band.tokens, std::move(band.states), cancel);
+    bands_.push_back(std::move(out));
+  }
+  void draw(Canvas& c, const Band& band, const HeatAxes& axes, bool last) const;
+  Hit hit(const Band& band, std::int64_t line, std::int64_t key) const;
+
   ViewInput input_;
   std::int64_t tokens_;
-  std::vector<KeptBand> bands_;
+  bool steps_;
+  std::vector<Band> bands_;
 };
 
-void Kept::band(Canvas& c, const KeptBand& band, const HeatAxes& axes, bool last) const {
-  const int columns = std::max(1, int(axes.plot.width() * c.look.device_pixels)), rows = int(band.groups());
-  QImage image(columns, rows, QImage::Format_RGB32);
-  for (int r = 0; r < rows; ++r)
-    for (int x = 0; x < columns; ++x) {
-      const double a = axes.x0 + (axes.x1 - axes.x0) * x / columns,
-                   b = axes.x0 + (axes.x1 - axes.x0) * (x + 1) / columns;
-      const auto begin = std::int64_t(a), end = std::max(begin + 1, std::int64_t(std::ceil(b - 1e-9)));
-      const auto counts = count_states(band, r, begin, end);
-      int red = 0, green = 0, blue = 0, all = 0;
-      for (std::size_t s = 0; s < counts.size(); ++s) {
-        const Rgb colour = state_colour(static_cast<std::uint8_t>(s), c.look.dark);
-        red += counts[s] * int((colour >> 16) & 0xFF);
-        green += counts[s] * int((colour >> 8) & 0xFF);
-        blue += counts[s] * int(colour & 0xFF);
-        all += counts[s];
-      }
-      image.setPixel(x, r, all ? qRgb(red / all, green / all, blue / all) : c.look.ground.rgb());
-    }
-  c.p.drawImage(axes.plot, image);
+Hit Kept::hit(const Band& band, std::int64_t line, std::int64_t key) const {
+  const bool seen = key < band.raster.tokens() && band.raster.at(line, key) != CategoryRaster::nothing;
+  const QString state = seen ? state_name(band.raster.at(line, key)) : "not seen yet";
+  const std::int64_t layer = steps_ ? input_.at.layer : line / band.heads,
+                     head = steps_ ? band.head : line % band.heads;
+  const std::int64_t step = steps_ ? band.steps[std::size_t(line)] : -1;
+  QString text = QString("%1: layer %2, %3, key %4: %5")
+                     .arg(QString::fromStdString(band.name))
+                     .arg(layer)
+                     .arg(head_name(input_, band.heads, head))
+                     .arg(key)
+                     .arg(state);
+  if (steps_) text += QString(", after %1 tokens").arg(step);
+  auto choose = choose_group(input_, band.heads, layer, head, key);
+  return {text, [choose, steps = steps_, step](Selection& s) {
+            if (steps) {
+              const std::int64_t own = s.query_head;
+              choose(s);
+              s.query_head = own;  // one of the heads that share this line
+              s.step = step;
+            } else {
+              choose(s);
+            }
+          }};
+}
+
+void Kept::draw(Canvas& c, const Band& band, const HeatAxes& axes, bool last) const {
+  draw_raster(c, axes, band.raster,
+              [&](std::uint8_t state) { return QColor::fromRgb(state_colour(state, c.look.dark)); });
   AxisLabels labels;
-  for (std::int64_t l = 0; l < band.layers; ++l)
-    labels.y.emplace_back((double(l) + 0.5) * double(band.heads), QString("L%1").arg(l));
+  if (steps_) {
+    const std::size_t lines = band.steps.size(), apart = std::max<std::size_t>(1, lines / 8);
+    for (std::size_t i = 0; i < lines; i += apart)
+      labels.y.emplace_back(double(i) + 0.5, QString::number(band.steps[i]));
+  } else {
+    labels = layer_labels(band.layers, band.heads);
+  }
   if (!last) labels.x.emplace_back(-1.0, QString());
   draw_axes(c, axes, labels);
-  c.p.setPen(QPen(c.look.ground, 1));
-  if (axes.plot.height() / double(band.layers) > 8)
+  if (!steps_ && axes.plot.height() / double(band.layers) > 8) {
+    c.p.setPen(QPen(c.look.ground, 1));
     for (std::int64_t l = 1; l < band.layers; ++l) {
       const double y = axes.y(double(l * band.heads));
       c.p.drawLine(QPointF(axes.plot.left() + 1, y), QPointF(axes.plot.right() - 1, y));
     }
-  c.p.setPen(QPen(c.look.accent, 1));
-  if (input_.at.key_at >= 0 && input_.at.key_at >= axes.x0 && input_.at.key_at < axes.x1) {
-    const double x = axes.x(double(input_.at.key_at) + 0.5);
-    c.p.drawLine(QPointF(x, axes.plot.top()), QPointF(x, axes.plot.bottom()));
   }
+  draw_key_cursor(c, axes, input_.at);
+  if (steps_ && input_.at.step >= 0) draw_line_cursor(c, axes, double(band.step) + 0.5);
   c.hit(axes.plot, [this, &band, axes](QPointF at) -> std::optional<Hit> {
-    const auto group = std::clamp<std::int64_t>(std::int64_t(axes.row(at.y())), 0, band.groups() - 1);
+    const auto line = std::clamp<std::int64_t>(std::int64_t(axes.row(at.y())), 0, band.raster.rows() - 1);
     const auto key = std::int64_t(axes.column(at.x()));
     if (key < 0 || key >= tokens_) return std::nullopt;
-    const std::int64_t layer = group / band.heads, head = group % band.heads;
-    const QString words = key < band.seen ? state_name(band.state(group, key)) : "not seen yet";
-    const std::int64_t per = input_.session->run().card().query_heads / band.heads;
-    return Hit{QString("%1: layer %2, %3%4, key %5: %6")
-                   .arg(QString::fromStdString(band.name))
-                   .arg(layer)
-                   .arg(per > 1 ? "kv" : "q")
-                   .arg(head)
-                   .arg(key)
-                   .arg(words),
-               [layer, head, per, key](Selection& s) {
-                 s.layer = layer;
-                 s.query_head = head * per;
-                 s.key_at = key;
-               }};
+    return hit(band, line, key);
   });
 }
 
@@ -98,7 +170,7 @@ void Kept::paint(Canvas& c, const QRectF& area, const ViewState& state) const {
   if (bands_.empty()) return draw_nothing(c, area, "No policy is shown. Add one to see what it keeps.");
   if (tokens_ == 0) return draw_nothing(c, area, "This sequence has no tokens.");
   std::set<std::uint8_t> seen;
-  for (const KeptBand& band : bands_) seen.insert(band.states.begin(), band.states.end());
+  for (const Band& band : bands_) seen.insert(band.raster.present().begin(), band.raster.present().end());
   std::vector<LegendItem> legend;
   for (const std::uint8_t s : seen) legend.push_back({state_name(s), QColor::fromRgb(state_colour(s, c.look.dark)), 0});
   QRectF rest = area;
@@ -106,39 +178,36 @@ void Kept::paint(Canvas& c, const QRectF& area, const ViewState& state) const {
   const double title = line_height(c.look.font) + 2;
   const QRectF frame = heat_plot_area(c, rest, 12);
   const double each = frame.height() / double(bands_.size());
-  double x0 = 0, x1 = double(tokens_);
-  if (!state.window.isEmpty()) {
-    x0 = state.window.left();
-    x1 = state.window.right();
-  } else if (!input_.at.key.empty()) {
-    x0 = double(input_.at.key.begin);
-    x1 = double(input_.at.key.end);
-  }
+  const auto [x0, x1] = shown_keys(state, input_.at, tokens_);
   for (std::size_t i = 0; i < bands_.size(); ++i) {
+    const Band& band = bands_[i];
     const double top = frame.top() + double(i) * each;
-    if (bands_[i].groups() == 0) continue;
+    if (band.raster.rows() == 0) continue;
+    const bool last = i + 1 == bands_.size();
     const HeatAxes axes{.plot = QRectF(frame.left(), top + title, frame.width(), std::max(4.0, each - title - 6)),
                         .x0 = x0,
                         .x1 = x1,
                         .y0 = 0,
-                        .y1 = double(bands_[i].groups()),
-                        .x_title = i + 1 == bands_.size() ? "key position" : "",
-                        .y_title = ""};
-    std::int64_t kept = 0;
-    for (const std::uint8_t s : bands_[i].states) kept += is_kept(s);
-    draw_text(c, QRectF(frame.left(), top, frame.width(), title),
-              QString("%1: holds %2 of %3 token-groups")
-                  .arg(QString::fromStdString(bands_[i].name))
-                  .arg(kept)
-                  .arg(bands_[i].states.size()),
-              c.look.font, QColor::fromRgb(job_colour(bands_[i].colour)));
-    band(c, bands_[i], axes, i + 1 == bands_.size());
+                        .y1 = double(band.raster.rows()),
+                        .x_title = last ? "key position" : "",
+                        .y_title = steps_ && each > 90 ? "tokens seen" : ""};
+    const QString words = steps_ ? QString("%1: %2 holds %3 tokens after %4")
+                                       .arg(QString::fromStdString(band.name), head_name(input_, band.heads, band.head))
+                                       .arg(band.kept)
+                                       .arg(band.steps[band.step])
+                                 : QString("%1: holds %2 of %3 token-groups")
+                                       .arg(QString::fromStdString(band.name))
+                                       .arg(band.kept)
+                                       .arg(band.raster.rows() * band.raster.tokens());
+    draw_text(c, QRectF(frame.left(), top, frame.width(), title), words, c.look.font,
+              QColor::fromRgb(job_colour(band.colour)));
+    draw(c, band, axes, last);
   }
   c.plot = frame;
   c.shown = QRectF(x0, 0, x1 - x0, 1);
 }
 
-ScenePtr load(const ViewInput& input, const CancelToken&) { return std::make_shared<Kept>(input); }
+ScenePtr load(const ViewInput& input, const CancelToken& cancel) { return std::make_shared<Kept>(input, cancel); }
 
 }  // namespace
 
@@ -148,7 +217,7 @@ const ViewRow kept{.name = "kept",
                    .title = "Kept raster",
                    .help =
                        "What became of every token, per policy, layer and head. Comma and full stop move the step, "
-                       "Space plays it.",
+                       "Space plays it; Y puts the steps of the chosen head one below the other.",
                    .place = 40,
                    .needs = Needs::jobs,
                    .load = load};

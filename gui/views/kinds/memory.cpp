@@ -2,6 +2,7 @@
 #include "gui/models/memory.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "gui/views/plot.h"
 #include "gui/views/scene.h"
@@ -34,7 +35,22 @@ class Memory final : public Scene {
         .arg(series_.size() > most_panels ? QString(", first %1 of %2 policies").arg(most_panels).arg(series_.size())
                                           : QString());
   }
-  std::string csv() const override { return memory_table(series_).csv(); }
+  std::string csv(const ViewState&) const override { return memory_table(series_).csv(); }
+  // Tokens seen, then bytes: GPU exact, coded, overhead, CPU, disk. [policies, points, 6]; NaN after the last point.
+  Matrix matrix(const ViewState&) const override {
+    std::size_t most = 0;
+    for (const MemorySeries& one : series_) most = std::max(most, one.points.size());
+    if (most == 0) return {};
+    Matrix out{.shape = {std::int64_t(series_.size()), std::int64_t(most), 6}, .data = {}};
+    for (std::size_t i = 0; i < series_.size(); ++i) {
+      for (const auto& p : series_[i].points) {
+        out.data.push_back(float(p.seen));
+        for (const Layer& layer : layers) out.data.push_back(float(p.bytes.*layer.bytes));
+      }
+      out.data.resize((i + 1) * most * 6, std::numeric_limits<float>::quiet_NaN());
+    }
+    return out;
+  }
   void paint(Canvas& c, const QRectF& area, const ViewState&) const override;
 
  private:

@@ -3,8 +3,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
-#include "gui/views/scene.h"
+#include "gui/views/raster.h"
 
 namespace kvgrind::gui {
 namespace {
@@ -29,7 +30,11 @@ class Needle final : public Scene {
       words_ += QString::fromStdString(token_label((*input.text)[std::size_t(t)], 40));
     words_.replace(QString("␣"), QString(" "));
   }
-  QString title() const override { return QString("Tracking the %1").arg(QString::fromStdString(data_.span.kind)); }
+  QString title() const override {
+    const QString kind = QString::fromStdString(data_.span.kind);
+    if (data_.all.size() < 2) return "Tracking the " + kind;
+    return QString("Tracking %1 %2 of %3").arg(kind).arg(data_.chosen + 1).arg(data_.all.size());
+  }
   QString subtitle() const override {
     return QString("positions %1:%2 of sequence %3, “%4”")
         .arg(data_.span.begin)
@@ -37,10 +42,22 @@ class Needle final : public Scene {
         .arg(input_.at.sequence)
         .arg(words_.trimmed());
   }
-  std::string csv() const override { return needle_table(data_).csv(); }
+  std::string csv(const ViewState&) const override { return needle_table(data_).csv(); }
+  // Attention on the span, largest of a layer's heads. [L, queries]
+  Matrix matrix(const ViewState&) const override {
+    return data_.mass.query.empty() ? Matrix() : matrix_of(data_.mass.mass);
+  }
   void paint(Canvas& c, const QRectF& area, const ViewState&) const override;
+  // Left and right go from span to span.
+  bool move(int right, int, Selection& s) const override {
+    if (right == 0 || data_.all.size() < 2) return false;
+    const std::int64_t last = std::int64_t(data_.all.size()) - 1;
+    s.key_at = data_.all[std::size_t(std::clamp<std::int64_t>(std::int64_t(data_.chosen) + right, 0, last))].span.begin;
+    return true;
+  }
 
  private:
+  double lanes(Canvas& c, const QRectF& area) const;
   void panel(Canvas& c, const QRectF& area, const QString& title, const QString& verdict, const NeedleJob* job,
              bool last) const;
   ViewInput input_;
@@ -59,15 +76,10 @@ void Needle::panel(Canvas& c, const QRectF& area, const QString& title, const QS
   const std::int64_t layers = data_.mass.mass.extent(0);
   const auto columns = std::int64_t(data_.mass.query.size());
   const std::int64_t first = data_.mass.query.front(), end = data_.mass.query.back() + 1;
-  QRectF inner = area.adjusted(0, height, 0, 0);
-  HeatAxes axes{.plot = heat_plot_area(c, inner, colour_bar_width),
-                .x0 = double(first),
-                .x1 = double(end),
-                .y0 = 0,
-                .y1 = double(layers),
-                .x_title = last ? "query position" : "",
-                .y_title = ""};
-  if (!last) axes.plot.setBottom(inner.bottom() - 8);
+  HeatAxes axes = panel_axes(c, area, height, colour_bar_width, last, "query position");
+  axes.x0 = double(first);
+  axes.x1 = double(end);
+  axes.y1 = double(layers);
   c.p.fillRect(axes.plot, c.look.panel);
   c.p.save();
   c.p.setRenderHint(QPainter::Antialiasing, false);  // no seams between cells
@@ -88,8 +100,7 @@ void Needle::panel(Canvas& c, const QRectF& area, const QString& title, const QS
     }
   }
   c.p.restore();
-  AxisLabels labels;
-  for (std::int64_t l = 0; l < layers; ++l) labels.y.emplace_back(double(l) + 0.5, QString("L%1").arg(l));
+  AxisLabels labels = layer_labels(layers, 1);
   if (!last) labels.x.emplace_back(-1.0, QString());
   draw_axes(c, axes, labels);
   if (job && job->first_loss >= first && job->first_loss <= end) {
@@ -119,17 +130,78 @@ void Needle::panel(Canvas& c, const QRectF& area, const QString& title, const QS
   });
 }
 
+// All spans of the kind side by side, a lane a policy, shaded by what it still holds: of many needles the lost ones
+// stand out. Returns the height used.
+double Needle::lanes(Canvas& c, const QRectF& area) const {
+  const QFont small = c.look.small();
+  const double text = line_height(small), lane = text + 2;
+  const std::size_t count = std::max<std::size_t>(1, std::min<std::size_t>(data_.jobs.size(), 8));
+  double name = text_width(small, "spans");
+  for (std::size_t j = 0; j < count && j < data_.jobs.size(); ++j)
+    name = std::max(name, text_width(small, QString::fromStdString(data_.jobs[j].name)));
+  name = std::min(name + 12, area.width() * 0.35);
+  const QRectF plot(area.left() + name, area.top() + 2, area.width() - name - colour_bar_width, lane * double(count));
+  const double width = plot.width() / double(data_.all.size());
+  const ColourTable& table = kept_colours(c.look.dark);
+  c.p.save();
+  c.p.setRenderHint(QPainter::Antialiasing, false);
+  for (std::size_t j = 0; j < count; ++j) {
+    const double y = plot.top() + double(j) * lane;
+    draw_text(c, QRectF(area.left(), y, name - 8, lane),
+              j < data_.jobs.size() ? QString::fromStdString(data_.jobs[j].name) : QString("spans"), small,
+              j < data_.jobs.size() ? QColor::fromRgb(job_colour(data_.jobs[j].colour)) : c.look.faint);
+    for (std::size_t i = 0; i < data_.all.size(); ++i) {
+      const SpanFate& fate = data_.all[i];
+      const QRectF cell(plot.left() + double(i) * width, y, std::max(1.0, width - (width > 6 ? 1 : 0)), lane - 1);
+      const double kept = j < fate.kept.size() ? fate.kept[j] : std::numeric_limits<double>::quiet_NaN();
+      if (std::isnan(kept))
+        c.p.fillRect(cell, c.look.panel);
+      else
+        c.p.fillRect(cell, QColor::fromRgb(table[shade(float(kept), 0.0f, 1.0f, false)]));
+      const std::int64_t begin = fate.span.begin;
+      QString words = QString("%1 %2 of %3, positions %4:%5 %6")
+                          .arg(QString::fromStdString(fate.span.kind))
+                          .arg(i + 1)
+                          .arg(data_.all.size())
+                          .arg(begin)
+                          .arg(fate.span.end)
+                          .arg(QString::fromStdString(fate.span.label));
+      if (!std::isnan(kept))
+        words += QString(": %1 keeps %2")
+                     .arg(QString::fromStdString(data_.jobs[j].name), QString::fromStdString(percent(kept)));
+      c.hit(cell, words, [begin](Selection& s) { s.key_at = begin; });
+    }
+  }
+  c.p.restore();
+  c.p.setPen(QPen(c.look.accent, 1.6));
+  c.p.setBrush(Qt::NoBrush);
+  c.p.drawRect(
+      QRectF(plot.left() + double(data_.chosen) * width - 1, plot.top() - 2, std::max(3.0, width), plot.height() + 2));
+  return plot.bottom() - area.top() + 6;
+}
+
 void Needle::paint(Canvas& c, const QRectF& area, const ViewState&) const {
   if (data_.mass.query.empty()) return draw_nothing(c, area, "No query after this span was recorded.");
-  const std::size_t panels = 1 + std::min<std::size_t>(data_.jobs.size(), 6);
-  const double extra = 2 * line_height(c.look.small()) + 10;  // for the numbers of the last
-  const double each = (area.height() - extra) / double(panels);
-  panel(c, QRectF(area.left(), area.top(), area.width(), each + (panels == 1 ? extra : 0)), "Attention on it",
+  QRectF rest = area;
+  if (data_.all.size() > 1) rest.setTop(rest.top() + lanes(c, rest));
+  const double text = line_height(c.look.small()), least = line_height(c.look.font) + 4 * text;
+  const double extra = 2 * text + 10;  // for the numbers of the last
+  const auto fit = std::size_t(std::max(1.0, (rest.height() - extra) / least));
+  const std::size_t panels = std::min({1 + data_.jobs.size(), fit, std::size_t(7)});
+  const bool more = panels < 1 + data_.jobs.size();
+  if (more) rest.setBottom(rest.bottom() - text - 2);
+  const double each = (rest.height() - extra) / double(panels);
+  panel(c, QRectF(rest.left(), rest.top(), rest.width(), each + (panels == 1 ? extra : 0)), "Attention on it",
         "largest of the layer's query heads", nullptr, panels == 1);
   for (std::size_t i = 1; i < panels; ++i)
-    panel(c, QRectF(area.left(), area.top() + double(i) * each, area.width(), each + (i + 1 == panels ? extra : 0)),
+    panel(c, QRectF(rest.left(), rest.top() + double(i) * each, rest.width(), each + (i + 1 == panels ? extra : 0)),
           QString::fromStdString(data_.jobs[i - 1].name), QString::fromStdString(data_.jobs[i - 1].verdict),
           &data_.jobs[i - 1], i + 1 == panels);
+  if (more)
+    draw_text(
+        c, QRectF(area.left(), area.bottom() - text, area.width(), text),
+        QString("%1 more policies do not fit; show fewer, or make the view higher").arg(1 + data_.jobs.size() - panels),
+        c.look.small(), c.look.faint);
 }
 
 ScenePtr load(const ViewInput& input, const CancelToken& cancel) {
@@ -144,7 +216,9 @@ namespace rows {
 extern const ViewRow needle;
 const ViewRow needle{.name = "needle",
                      .title = "Needle tracker",
-                     .help = "Who looks at the needle, and which policy lost it when. A click goes to the first loss.",
+                     .help =
+                         "Who looks at the needle, and which policy lost it when. A click goes to the first loss; of "
+                         "several spans, left and right go from one to the next.",
                      .place = 100,
                      .needs = Needs::trace,
                      .load = load};

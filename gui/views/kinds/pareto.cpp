@@ -17,7 +17,9 @@ class Pareto final : public Scene {
              data_.protocol == "aware" ? "the policy saw the question" : "the policy did not see the question")
         .arg(data_.prompts);
   }
-  std::string csv() const override { return data_.series.empty() ? std::string() : pareto_table(data_).csv(); }
+  std::string csv(const ViewState&) const override {
+    return data_.series.empty() ? std::string() : pareto_table(data_).csv();
+  }
   void paint(Canvas& c, const QRectF& area, const ViewState&) const override { draw_pareto(c, area, data_, true); }
 
  private:

@@ -23,7 +23,13 @@ class Row final : public Scene {
                   .arg(QString::fromStdString(row_.jobs[j]), QString::fromStdString(percent(row_.job_recall[j])));
     return text;
   }
-  std::string csv() const override { return row_table(row_).csv(); }
+  std::string csv(const ViewState&) const override { return row_table(row_).csv(); }
+  // The whole row, by position. [tokens]
+  Matrix matrix(const ViewState&) const override {
+    if (row_.query < 0) return {};
+    const auto row = input_.session->attention_row(input_.at.sequence, row_.layer, row_.query_head, row_.query);
+    return {.shape = {std::int64_t(row.weight.size())}, .data = row.weight};
+  }
   void paint(Canvas& c, const QRectF& area, const ViewState&) const override;
 
  private:

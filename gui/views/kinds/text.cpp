@@ -1,7 +1,6 @@
 // Token text: the sequence as it reads, shaded by received attention, or by how many policies keep each token.
 #include <algorithm>
 #include <cmath>
-#include <map>
 #include <mutex>
 
 #include "gui/models/kept.h"
@@ -16,6 +15,7 @@ class Text final : public Scene {
   Text(const ViewInput& input, const CancelToken& cancel) : input_(input) {
     const traces::SequenceInfo& info = *sequence_of(input);
     spans_ = info.spans;
+    if (input.text) widths_ = text_widths(*input.text);
     for (const ShownJob& job : input.jobs)
       if (job.view) bands_.push_back(kept_band(job, input.at.step, info.tokens));
     if (bands_.empty() && info.tokens > 0) {
@@ -40,7 +40,16 @@ class Text final : public Scene {
                                      .arg(bands_.size() == 1 ? "policy" : "policies");
     return QString("sequence %1, %2; needles are underlined").arg(input_.at.sequence).arg(shaded);
   }
-  std::string csv() const override;
+  std::string csv(const ViewState&) const override;
+  // What the shades show: received mass, or the share that keeps a token. [tokens]
+  Matrix matrix(const ViewState&) const override {
+    const std::int64_t tokens = sequence_of(input_)->tokens;
+    if (tokens == 0) return {};
+    Matrix out{.shape = {tokens}, .data = {}};
+    for (std::int64_t t = 0; t < tokens; ++t)
+      out.data.push_back(bands_.empty() ? mass_[std::size_t(t)] : float(share(t)));
+    return out;
+  }
   void paint(Canvas& c, const QRectF& area, const ViewState& state) const override;
   bool scrolls() const override { return true; }
 
@@ -53,8 +62,10 @@ class Text final : public Scene {
   std::vector<float> mass_;
   float high_ = 1;
   bool sampled_ = false;
+  TextWidths widths_;
   mutable std::mutex mutex_;
-  mutable std::map<std::int64_t, std::shared_ptr<const TextLines>> lines_;
+  mutable std::int64_t columns_ = 0;  // what lines_ was broken for
+  mutable std::shared_ptr<const TextLines> lines_;
 };
 
 double Text::share(std::int64_t token) const {
@@ -70,14 +81,14 @@ double Text::share(std::int64_t token) const {
 
 std::shared_ptr<const TextLines> Text::lines(std::int64_t columns) const {
   const std::lock_guard lock(mutex_);
-  auto& found = lines_[columns];
-  if (!found) found = std::make_shared<const TextLines>(text_lines(*input_.text, columns));
-  return found;
+  if (!lines_ || columns_ != columns) lines_ = std::make_shared<const TextLines>(text_lines(widths_, columns));
+  columns_ = columns;
+  return lines_;
 }
 
-std::string Text::csv() const {
+std::string Text::csv(const ViewState&) const {
   Table table{.header = {"position", "token", bands_.empty() ? "received_mass" : "kept_share"}, .rows = {}};
-  for (std::size_t t = 0; t < input_.text->size(); ++t)
+  for (std::size_t t = 0; input_.text && t < input_.text->size(); ++t)
     table.rows.push_back({std::to_string(t), token_label((*input_.text)[t], 64),
                           number(bands_.empty() ? double(mass_[t]) : share(std::int64_t(t)))});
   return table.csv();
@@ -111,7 +122,7 @@ void Text::paint(Canvas& c, const QRectF& area, const ViewState& state) const {
               c.look.faint, Qt::AlignRight | Qt::AlignVCenter);
     double x = area.left() + margin;
     for (std::int64_t t = broken->first[top + row]; t < broken->end(top + row); ++t) {
-      const QRectF box(x, y, letter * double(broken->width[std::size_t(t)]), height);
+      const QRectF box(x, y, letter * double(widths_.width[std::size_t(t)]), height);
       QColor ground = c.look.dark ? QColor(0xE6, 0x79, 0x1E) : QColor(0xFF, 0xA6, 0x4D);
       ground.setAlphaF(0.85 * share(t));
       c.p.fillRect(box.adjusted(0, 1, 0, -1), ground);
