@@ -1,6 +1,6 @@
-// A bounded spool between a device and one writer thread: pinned host memory handed out in order as a ring, filled by a
-// copy stream, consumed in order by the thread, then free again. The run that is being recorded waits only when the
-// spool is full, and that is counted.
+// A bounded spool between a run and one writer thread: host memory handed out in order as a ring, consumed in order by
+// the thread, then free again. Of a device the memory is pinned and a copy stream fills it. The run that is being
+// recorded waits only when the spool is full, and that is counted.
 #pragma once
 #include <condition_variable>
 #include <cstddef>
@@ -8,6 +8,7 @@
 #include <deque>
 #include <exception>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <thread>
 
@@ -17,15 +18,20 @@ namespace kvgrind::kernels {
 
 class CaptureSpool {
  public:
+  static constexpr int no_device = -1;  // plain memory, filled by the caller before submit()
   // Error(unavailable) when that much memory cannot be pinned.
-  CaptureSpool(int device, std::int64_t spool_bytes);
+  // `before_block` runs on the writer thread before each block is consumed, with its size (tests: a slow disk).
+  CaptureSpool(int device, std::int64_t spool_bytes, std::function<void(std::int64_t)> before_block = {});
   // Stops the thread after the block in hand; what is queued is dropped. Call drain() first to keep it.
   ~CaptureSpool();
   CaptureSpool(const CaptureSpool&) = delete;
   CaptureSpool& operator=(const CaptureSpool&) = delete;
 
   DeviceStream copy_stream() const { return stream_.get(); }
-  std::int64_t capacity_bytes() const { return memory_.size_bytes(); }
+  std::int64_t capacity_bytes() const { return size_bytes_; }
+  // Of what is free now; reserve() of a block waits where has_room() says no.
+  std::int64_t free_bytes() const;
+  bool has_room(std::int64_t size_bytes) const;
 
   // The next `size_bytes` of the spool (at most its capacity), waiting for room. Follow it by submit(), on the same
   // thread. Throws what the consumer threw, if it did.
@@ -52,8 +58,13 @@ class CaptureSpool {
   bool fits(std::int64_t size_bytes, std::int64_t& at) const;
   void run();
 
+  std::byte* memory() const { return device_ == no_device ? plain_.get() : pinned_.as<std::byte>(); }
+
   int device_;
-  PinnedBuffer memory_;
+  std::int64_t size_bytes_;
+  std::function<void(std::int64_t)> before_block_;
+  PinnedBuffer pinned_;
+  std::unique_ptr<std::byte[]> plain_;
   StreamHandle stream_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;

@@ -10,11 +10,15 @@ namespace kvgrind::kernels {
 void check_cuda(cudaError_t status, const char* doing, std::source_location where) {
   if (status == cudaSuccess) return;
   cudaGetLastError();  // a launch failure must not be reported twice
+  const bool memory = status == cudaErrorMemoryAllocation;
   throw Error(Category::unavailable,
               {.doing = doing,
                .on = "the CUDA device",
                .found = fmt::format("{} ({})", cudaGetErrorString(status), cudaGetErrorName(status)),
-               .next = status == cudaErrorInsufficientDriver ? "update the NVIDIA driver, or use --device cpu" : ""},
+               .expected = memory ? "enough free device memory" : "",
+               .next = status == cudaErrorInsufficientDriver ? "update the NVIDIA driver, or use --device cpu"
+                       : memory ? "use a shorter prompt, a smaller --chunk, or --device cpu"
+                                : ""},
               where);
 }
 
@@ -141,6 +145,7 @@ static Error out_of_memory(std::string_view where, std::int64_t size_bytes, std:
        .on = fmt::format("{} ({:.1f} MiB)", what, static_cast<double>(size_bytes) / (1 << 20)),
        .found = fmt::format("{}; the device has {:.1f} of {:.1f} MiB free", cudaGetErrorString(status),
                             static_cast<double>(free_bytes) / (1 << 20), static_cast<double>(total_bytes) / (1 << 20)),
+       .expected = "that much in one piece",
        .next = "use a shorter prompt, a smaller --chunk, or --device cpu"});
 }
 

@@ -11,9 +11,14 @@ namespace {
 
 void check_products(cublasStatus_t status, const char* doing) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
-  throw Error(
-      Category::unavailable,
-      {.doing = doing, .on = "the CUDA device", .found = fmt::format("cuBLAS: {}", cublasGetStatusString(status))});
+  // cuBLAS says that it is not initialised when there was no memory to do so.
+  const bool memory = status == CUBLAS_STATUS_ALLOC_FAILED || status == CUBLAS_STATUS_NOT_INITIALIZED;
+  throw Error(Category::unavailable,
+              {.doing = doing,
+               .on = "the CUDA device",
+               .found = fmt::format("cuBLAS: {}", cublasGetStatusString(status)),
+               .expected = memory ? "enough free device memory" : "",
+               .next = memory ? "use a shorter prompt, a smaller --chunk, or --device cpu" : ""});
 }
 
 cudaDataType_t data_type(DType dtype) { return dtype == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F; }

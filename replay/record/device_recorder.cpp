@@ -4,6 +4,7 @@
 #include <array>
 #include <cassert>
 
+#include "replay/record/step_queue.h"
 #include "traces/kvt/query_choice.h"
 
 namespace kvgrind::replay {
@@ -13,29 +14,7 @@ using kernels::DeviceBuffer;
 using kernels::DeviceStream;
 using kernels::EventHandle;
 
-constexpr std::int64_t half_rows = 64;  // steps copied at once; the ring holds two halves
-constexpr int slots = 4;                // layers whose small parts may wait for the copy stream
-
-// Where the parts of a block lie, in bytes from its beginning.
-struct BlockShape {
-  std::int64_t k = 0, v = 0, q = 0, lse = 0, hidden_norm = 0, attn_in_norm = 0, size_bytes = 0;
-
-  // `layers` of `rows` tokens with `queries` kept queries, and `norms` columns of hidden norms.
-  BlockShape(const ModelCard& card, std::int64_t layers, std::int64_t rows, std::int64_t queries, std::int64_t norms) {
-    const std::int64_t element = kvgrind::size_bytes(card.dtype);
-    const auto place = [this](std::int64_t bytes) {
-      const std::int64_t at = size_bytes;
-      size_bytes += (bytes + 255) / 256 * 256;
-      return at;
-    };
-    k = place(layers * card.kv_heads * rows * card.head_dim * element);
-    v = place(layers * card.kv_heads * rows * card.head_dim * element);
-    q = place(layers * card.query_heads * queries * card.head_dim * element);
-    lse = place(layers * card.query_heads * rows * 4);
-    hidden_norm = place(norms * rows * 4);
-    attn_in_norm = place(layers * rows * 4);
-  }
-};
+constexpr int slots = 4;  // layers whose small parts may wait for the copy stream
 
 template <class T>
 const T* part(const std::byte* block, std::int64_t at) {
@@ -51,12 +30,12 @@ traces::RecordOptions device_record_options(traces::RecordOptions options) {
   return options;
 }
 
-struct DeviceRecorder::State {
+struct DeviceRecorder::State final : StepSource {
   traces::Recorder& recorder;
   ModelCard card;
   std::vector<TokenSequence> sequences;
   traces::RecordOptions options;
-  kernels::CaptureSpool spool;
+  Pressure pressure;
 
   // Prefill: the pass under way, and the device-side slots for what the run will overwrite.
   std::int64_t n = 0, next_slot = 0;
@@ -75,21 +54,28 @@ struct DeviceRecorder::State {
   std::int64_t sum_sequence = -1, sum_keys = 0;
   EventHandle sums_ready = kernels::make_event();
 
-  // Decode: the ring's two halves, and the steps that are in it but not yet copied.
+  // Decode: the ring, and the cache that its steps were appended to.
   DeviceBuffer ring_q, ring_lse, ring_hidden, ring_attn_in;
   std::array<EventHandle, 2> half_ready, half_free;
   std::array<bool, 2> half_used{};
-  std::int64_t ring_row = 0, pending_first = 0, pending_sequence = -1;
-  std::vector<std::int32_t> pending_ids;
-  const sim::KvCache* pending_cache = nullptr;
+  const sim::KvCache* cache = nullptr;
+  DeviceStream run_stream = nullptr;
 
-  // Writer thread only: queries of a prefill layer at the rows of their pass.
-  std::vector<std::byte> spread_q;
+  BlockReader reader;
+  kernels::CaptureSpool spool;  // dies before what its thread and copies use
+  StepQueue steps;
 
   State(traces::Recorder& to, const ModelCard& c, std::vector<TokenSequence> s, const traces::RecordOptions& o,
-        int device, std::int64_t spool_bytes)
-      : recorder(to), card(c), sequences(std::move(s)), options(o), spool(device, spool_bytes) {
-    const std::int64_t rows = 2 * half_rows, element = size_bytes(card.dtype);
+        int device, std::int64_t spool_bytes, OnFull on_full, std::function<void(std::int64_t)> before_block)
+      : recorder(to),
+        card(c),
+        sequences(std::move(s)),
+        options(o),
+        pressure(on_full),
+        reader(to, card),
+        spool(device, spool_bytes, std::move(before_block)),
+        steps(*this, spool, pressure, reader, to, card, wants_queries()) {
+    const std::int64_t rows = StepQueue::ring_rows, element = size_bytes(card.dtype);
     const auto make = [](std::int64_t bytes) { return DeviceBuffer(bytes, "the recording's ring"); };
     ring_q = make(rows * card.layers * card.query_heads * card.head_dim * element);
     ring_lse = make(rows * card.layers * card.query_heads * 4);
@@ -99,15 +85,50 @@ struct DeviceRecorder::State {
     for (Slot& one : slot) one.ready = kernels::make_event(), one.free = kernels::make_event();
   }
 
+  bool wants_queries() const { return options.queries != traces::QueryContent::none; }
+  void choose_queries(const TapPass& pass, DeviceStream stream);
   void start_sums(const TapPass& pass);
   void add_sums(const sim::DeviceLayer& layer, DeviceStream stream);
   void queue_sums(std::int64_t sequence, DeviceStream stream);
   Slot& take_slot(std::int64_t bytes, DeviceStream stream);
-  void queue_pass(const TapPass& pass);
-  void flush_steps(DeviceStream stream);
-  void show_layer(const std::byte* block, const BlockShape& shape, std::int64_t l, std::int64_t rows,
-                  const std::vector<std::int32_t>& kept);
-  void show_steps(const std::byte* block, const BlockShape& shape, std::int64_t rows);
+
+  // StepSource
+  void fill(int half) override {
+    if (half_used[static_cast<std::size_t>(half)])
+      kernels::wait_event(run_stream, half_free[static_cast<std::size_t>(half)]);
+  }
+  void ready(int half) override {
+    kernels::record_event(half_ready[static_cast<std::size_t>(half)], run_stream);
+    kernels::wait_event(spool.copy_stream(), half_ready[static_cast<std::size_t>(half)]);
+  }
+  void release(int half) override {
+    kernels::record_event(half_free[static_cast<std::size_t>(half)], spool.copy_stream());
+    half_used[static_cast<std::size_t>(half)] = true;
+  }
+  void copy_ring(std::byte* to, const DeviceBuffer& from, std::int64_t row_bytes, std::int64_t row, std::int64_t every,
+                 std::int64_t count) {
+    kernels::copy_rows_to_host(to, row_bytes, from.as<std::byte>() + row * row_bytes, every * row_bytes, row_bytes,
+                               count, spool.copy_stream());
+  }
+  void copy_queries(std::byte* to, std::int64_t row, std::int64_t every, std::int64_t count) override {
+    copy_ring(to, ring_q, card.layers * card.query_heads * card.head_dim * size_bytes(card.dtype), row, every, count);
+  }
+  void copy_lse(std::byte* to, std::int64_t row, std::int64_t count) override {
+    copy_ring(to, ring_lse, card.layers * card.query_heads * 4, row, 1, count);
+  }
+  void copy_norms(std::byte* hidden, std::byte* attn_in, std::int64_t row, std::int64_t count) override {
+    copy_ring(hidden, ring_hidden, (card.layers + 1) * 4, row, 1, count);
+    copy_ring(attn_in, ring_attn_in, card.layers * 4, row, 1, count);
+  }
+  void copy_cache(std::byte* k, std::byte* v, std::int64_t first, std::int64_t count) override {
+    const std::int64_t element = size_bytes(card.dtype), row = card.head_dim * element;
+    // Layers and heads of a plain cache are one long list of groups: one strided copy takes them all.
+    const kernels::PlainCache view = sim::device_view(*cache, 0);
+    for (const auto& [to, from] : {std::pair{k, view.k}, std::pair{v, view.v}})
+      kernels::copy_rows_to_host(to, count * row, static_cast<const std::byte*>(from) + first * row,
+                                 view.head_stride * element, count * row, card.layers * card.kv_heads,
+                                 spool.copy_stream());
+  }
 };
 
 // The next slot; the run's stream waits until its last contents have been copied.
@@ -177,39 +198,61 @@ void DeviceRecorder::State::queue_sums(std::int64_t sequence, DeviceStream strea
   }
 }
 
-// The beginning of a pass, for the writer thread.
-void DeviceRecorder::State::queue_pass(const TapPass& pass) {
+// Which rows keep their queries, and where the copy kernels find the list. What a spool that fills leaves out is
+// decided for the pass as a whole.
+void DeviceRecorder::State::choose_queries(const TapPass& pass, DeviceStream stream) {
+  n = static_cast<std::int64_t>(pass.ids.size());
+  const traces::QueryChoice choice(options, sequences[static_cast<std::size_t>(pass.sequence)], pass.sequence);
+  chosen.clear();
+  std::vector<std::int64_t> left_out;
+  if (wants_queries()) {
+    for (std::int64_t i = 0; i < n; ++i)
+      if (choice.keeps(pass.first + i, pass.decode)) chosen.push_back(static_cast<std::int32_t>(i));
+    const auto wanted = static_cast<std::int64_t>(chosen.size());
+    const std::int64_t every = pressure.every(spool);
+    const auto leave = [&](auto&& gone) {
+      for (const std::int32_t i : chosen)
+        if (gone(i)) left_out.push_back(i);
+      std::erase_if(chosen, gone);
+    };
+    if (wanted > 0 && pressure.gives_up(spool, card.layers * BlockShape(card, 1, n, wanted, 1).size_bytes)) {
+      leave([](std::int32_t) { return true; });
+      pressure.dropped_prompt(wanted);
+    } else if (every != 1) {
+      leave([&](std::int32_t i) { return every == 0 || (pass.first + i) % every != 0; });
+      pressure.left_out(static_cast<std::int64_t>(left_out.size()));
+    }
+  }
+  const auto bytes = static_cast<std::int64_t>(chosen.size()) * 4;
+  if (chosen_device.size_bytes() < bytes) {
+    chosen_device = {};
+    chosen_device = DeviceBuffer(bytes, "the recording's ring");
+  }
+  kernels::copy_to_device(chosen_device.as(), chosen.data(), bytes, stream);
   spool.reserve(0);
-  spool.submit([this, pass, ids = std::vector<std::int32_t>(pass.ids.begin(), pass.ids.end())] {
-    TapPass own = pass;
-    own.ids = ids;
-    recorder.begin(own);
-  });
+  spool.submit(
+      [this, pass, ids = std::vector<std::int32_t>(pass.ids.begin(), pass.ids.end()), left_out = std::move(left_out)] {
+        TapPass own = pass;
+        own.ids = ids;
+        recorder.leave_out_queries(left_out);
+        recorder.begin(own);
+      });
 }
 
 DeviceRecorder::DeviceRecorder(traces::Recorder& recorder, const ModelCard& card, std::vector<TokenSequence> sequences,
-                               const traces::RecordOptions& options, int device, std::int64_t spool_bytes)
-    : state_(std::make_unique<State>(recorder, card, std::move(sequences), options, device, spool_bytes)) {}
+                               const traces::RecordOptions& options, int device, std::int64_t spool_bytes,
+                               OnFull on_full, std::function<void(std::int64_t)> before_block)
+    : state_(std::make_unique<State>(recorder, card, std::move(sequences), options, device, spool_bytes, on_full,
+                                     std::move(before_block))) {}
 
 DeviceRecorder::~DeviceRecorder() = default;
 
 void DeviceRecorder::begin(const TapPass& pass, DeviceStream stream) {
   State& s = *state_;
-  s.flush_steps(stream);
-  s.n = static_cast<std::int64_t>(pass.ids.size());
-  const traces::QueryChoice choice(s.options, s.sequences[static_cast<std::size_t>(pass.sequence)], pass.sequence);
-  s.chosen.clear();
-  if (s.options.queries != traces::QueryContent::none)
-    for (std::int64_t i = 0; i < s.n; ++i)
-      if (choice.keeps(pass.first + i, pass.decode)) s.chosen.push_back(static_cast<std::int32_t>(i));
-  const auto bytes = static_cast<std::int64_t>(s.chosen.size()) * 4;
-  if (s.chosen_device.size_bytes() < bytes) {
-    s.chosen_device = {};
-    s.chosen_device = DeviceBuffer(bytes, "the recording's ring");
-  }
-  kernels::copy_to_device(s.chosen_device.as(), s.chosen.data(), bytes, stream);
+  s.run_stream = stream;
+  s.steps.flush();
   s.start_sums(pass);
-  s.queue_pass(pass);
+  s.choose_queries(pass, stream);
 }
 
 void DeviceRecorder::layer(const sim::DeviceLayer& layer, DeviceStream stream) {
@@ -239,26 +282,7 @@ void DeviceRecorder::layer(const sim::DeviceLayer& layer, DeviceStream stream) {
   for (const auto& [to, from] : {std::pair{shape.k, layer.k}, std::pair{shape.v, layer.v}})
     kernels::copy_rows_to_host(block + to, n * row, static_cast<const std::byte*>(from) + layer.first * row,
                                layer.head_stride * element, n * row, card.kv_heads, copy);
-  s.spool.submit([&s, block, shape, l = layer.layer, n, kept = s.chosen] { s.show_layer(block, shape, l, n, kept); });
-}
-
-void DeviceRecorder::State::show_layer(const std::byte* block, const BlockShape& shape, std::int64_t l,
-                                       std::int64_t rows, const std::vector<std::int32_t>& kept) {
-  const std::int64_t dim = card.head_dim, width = card.query_heads * dim, row_bytes = width * size_bytes(card.dtype);
-  if (spread_q.size() < static_cast<std::size_t>(rows * row_bytes))
-    spread_q.resize(static_cast<std::size_t>(rows * row_bytes));
-  for (std::size_t i = 0; i < kept.size(); ++i)
-    std::copy_n(block + shape.q + static_cast<std::int64_t>(i) * row_bytes, row_bytes,
-                spread_q.data() + kept[i] * row_bytes);
-  TapLayer tap;
-  tap.layer = l;
-  tap.rows_q = {card.dtype, spread_q.data(), width, dim};
-  tap.rows_k = {card.dtype, block + shape.k, dim, rows * dim};
-  tap.rows_v = {card.dtype, block + shape.v, dim, rows * dim};
-  tap.lse = {part<float>(block, shape.lse), {rows, card.query_heads}};
-  tap.input = {part<float>(block, shape.hidden_norm), {rows, 1}};
-  tap.attn_in = {part<float>(block, shape.attn_in_norm), {rows, 1}};
-  recorder.layer(tap);
+  s.spool.submit([&s, block, shape, l = layer.layer, kept = s.chosen] { s.reader.layer(block, shape, l, kept); });
 }
 
 void DeviceRecorder::end(const float* final_norm, DeviceStream stream) {
@@ -281,87 +305,31 @@ void DeviceRecorder::end(const float* final_norm, DeviceStream stream) {
 
 sim::StepRing DeviceRecorder::ring() const {
   const State& s = *state_;
-  return {s.options.queries == traces::QueryContent::none ? nullptr : s.ring_q.as(), s.ring_lse.as<float>(),
-          s.ring_hidden.as<float>(), s.ring_attn_in.as<float>()};
+  return {s.wants_queries() ? s.ring_q.as() : nullptr, s.ring_lse.as<float>(), s.ring_hidden.as<float>(),
+          s.ring_attn_in.as<float>()};
 }
 
 std::int64_t DeviceRecorder::step(const TapPass& pass, DeviceStream stream) {
-  State& s = *state_;
-  if (pass.sequence != s.pending_sequence ||
-      pass.first != s.pending_first + static_cast<std::int64_t>(s.pending_ids.size()))
-    s.flush_steps(stream);
-  if (s.pending_ids.empty()) {
-    s.ring_row = (s.ring_row + half_rows - 1) / half_rows % 2 * half_rows;  // the half that follows
-    s.pending_sequence = pass.sequence, s.pending_first = pass.first;
-    const auto half = static_cast<std::size_t>(s.ring_row / half_rows);
-    if (s.half_used[half]) kernels::wait_event(stream, s.half_free[half]);
-  }
-  s.pending_ids.push_back(pass.ids[0]);
-  return s.ring_row++;
+  state_->run_stream = stream;
+  return state_->steps.step(pass);
 }
 
 void DeviceRecorder::step_queued(const sim::KvCache& cache, DeviceStream stream) {
-  State& s = *state_;
-  s.pending_cache = &cache;
-  if (static_cast<std::int64_t>(s.pending_ids.size()) == half_rows) s.flush_steps(stream);
+  state_->run_stream = stream;
+  state_->cache = &cache;
+  state_->steps.queued();
 }
 
-// Copies the steps that wait in the current half, with their K and V, and hands them on as one pass.
-void DeviceRecorder::State::flush_steps(DeviceStream stream) {
-  if (pending_ids.empty()) return;
-  const auto rows = static_cast<std::int64_t>(pending_ids.size());
-  const std::int64_t element = size_bytes(card.dtype), row = card.head_dim * element;
-  const std::int64_t first_row = ring_row - rows;
-  const auto half = static_cast<std::size_t>(first_row / half_rows);
-  const bool queries = options.queries != traces::QueryContent::none;
-  const BlockShape shape(card, card.layers, rows, queries ? rows : 0, card.layers + 1);
-  kernels::record_event(half_ready[half], stream);
-  queue_pass({.sequence = pending_sequence, .first = pending_first, .ids = pending_ids, .decode = true});
-  std::byte* block = spool.reserve(shape.size_bytes);
-  const DeviceStream copy = spool.copy_stream();
-  kernels::wait_event(copy, half_ready[half]);
-  const auto copy_ring = [&](std::int64_t to, const DeviceBuffer& from, std::int64_t row_bytes) {
-    kernels::copy_to_host(block + to, from.as<std::byte>() + first_row * row_bytes, rows * row_bytes, copy);
-  };
-  if (queries) copy_ring(shape.q, ring_q, card.layers * card.query_heads * row);
-  copy_ring(shape.lse, ring_lse, card.layers * card.query_heads * 4);
-  copy_ring(shape.hidden_norm, ring_hidden, (card.layers + 1) * 4);
-  copy_ring(shape.attn_in_norm, ring_attn_in, card.layers * 4);
-  kernels::record_event(half_free[half], copy);
-  half_used[half] = true;
-  // Layers and heads of a plain cache are one long list of groups: one strided copy takes them all.
-  const kernels::PlainCache cache = sim::device_view(*pending_cache, 0);
-  for (const auto& [to, from] : {std::pair{shape.k, cache.k}, std::pair{shape.v, cache.v}})
-    kernels::copy_rows_to_host(block + to, rows * row, static_cast<const std::byte*>(from) + pending_first * row,
-                               cache.head_stride * element, rows * row, card.layers * card.kv_heads, copy);
-  spool.submit([this, block, shape, rows] { show_steps(block, shape, rows); });
-  pending_ids.clear();
-  ring_row = static_cast<std::int64_t>(half + 1) * half_rows;
-}
-
-void DeviceRecorder::State::show_steps(const std::byte* block, const BlockShape& shape, std::int64_t rows) {
-  const std::int64_t L = card.layers, dim = card.head_dim, heads = card.query_heads, element = size_bytes(card.dtype);
-  const bool queries = options.queries != traces::QueryContent::none;
-  for (std::int64_t l = 0; l < L; ++l) {
-    const std::int64_t group = l * card.kv_heads * rows * dim * element;
-    TapLayer tap;
-    tap.layer = l;
-    if (queries) tap.rows_q = {card.dtype, block + shape.q + l * heads * dim * element, L * heads * dim, dim};
-    tap.rows_k = {card.dtype, block + shape.k + group, dim, rows * dim};
-    tap.rows_v = {card.dtype, block + shape.v + group, dim, rows * dim};
-    tap.lse = {part<float>(block, shape.lse) + l * heads, {rows, heads}, {L * heads, 1}};
-    tap.input = {part<float>(block, shape.hidden_norm) + l, {rows, 1}, {L + 1, 1}};
-    tap.attn_in = {part<float>(block, shape.attn_in_norm) + l, {rows, 1}, {L, 1}};
-    recorder.layer(tap);
-  }
-  TapEnd end;
-  end.final_residual = {part<float>(block, shape.hidden_norm) + L, {rows, 1}, {L + 1, 1}};
-  recorder.end(end);
+void DeviceRecorder::flush(DeviceStream stream) {
+  state_->run_stream = stream;
+  state_->steps.flush();
+  kernels::synchronize(state_->spool.copy_stream());
 }
 
 void DeviceRecorder::sequence_done(std::int64_t sequence, std::int32_t next_token, DeviceStream stream) {
   State& s = *state_;
-  s.flush_steps(stream);
+  s.run_stream = stream;
+  s.steps.flush();
   s.queue_sums(sequence, stream);
   // The cache may be freed now: its rows must have been copied.
   kernels::synchronize(s.spool.copy_stream());
@@ -369,7 +337,12 @@ void DeviceRecorder::sequence_done(std::int64_t sequence, std::int32_t next_toke
   s.spool.submit([&s, sequence, next_token] { s.recorder.sequence_done(sequence, next_token); });
 }
 
-void DeviceRecorder::finish() { state_->spool.drain(); }
+std::vector<std::string> DeviceRecorder::finish() {
+  state_->spool.drain();
+  std::vector<std::string> remarks = state_->pressure.remarks();
+  for (const std::string& line : remarks) state_->recorder.remark(line);
+  return remarks;
+}
 
 kernels::CaptureSpool::Counts DeviceRecorder::counts() const { return state_->spool.counts(); }
 

@@ -5,15 +5,19 @@
 //   decode:  the step's own kernels write q, LSE and norms into a ring of 128 rows; every 64 steps (and at the end) the
 //            full half is copied together with the cache's K and V of those positions
 //   column sums: a second pass over q and k on the device, after each layer's attention; one more quarter of its time
-// The run waits only when the spool is full (counted). What needs every query or all probabilities on the host (maps,
-// query statistics, top-64) is not recorded this way: the options must have it switched off.
+// When the spool is full, OnFull says what happens (replay/record/pressure.h). What needs every query or all
+// probabilities on the host (maps, query statistics, top-64) is not recorded this way: the options must have it
+// switched off.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "core/sequence.h"
 #include "kernels/capture/spool.h"
+#include "replay/record/pressure.h"
 #include "sim/model/cuda_runtime.h"
 #include "traces/kvt/recorder.h"
 
@@ -27,7 +31,8 @@ class DeviceRecorder final : public sim::DeviceTap {
   // `recorder` was made with device_record_options and `sequences`; it is used by the writer thread alone until
   // finish(). card.dtype is the run's.
   DeviceRecorder(traces::Recorder& recorder, const ModelCard& card, std::vector<TokenSequence> sequences,
-                 const traces::RecordOptions& options, int device, std::int64_t spool_bytes);
+                 const traces::RecordOptions& options, int device, std::int64_t spool_bytes,
+                 OnFull on_full = OnFull::block, std::function<void(std::int64_t)> before_block = {});
   ~DeviceRecorder() override;
 
   void begin(const TapPass& pass, kernels::DeviceStream stream) override;
@@ -37,10 +42,13 @@ class DeviceRecorder final : public sim::DeviceTap {
   std::int64_t step(const TapPass& pass, kernels::DeviceStream stream) override;
   void step_queued(const sim::KvCache& cache, kernels::DeviceStream stream) override;
 
+  // Before the run stops early: what is still in the ring goes to the spool. The cache may be freed afterwards.
+  void flush(kernels::DeviceStream stream);
   // After the last token of a sequence: what is still in the ring, then the recorder's sequence_done. Does not wait.
   void sequence_done(std::int64_t sequence, std::int32_t next_token, kernels::DeviceStream stream);
-  // Waits until everything is in the recorder's hands; throws what writing threw.
-  void finish();
+  // Waits until everything is in the recorder's hands, and tells it what was left out; returns that. Throws what
+  // writing threw.
+  std::vector<std::string> finish();
   kernels::CaptureSpool::Counts counts() const;
 
  private:

@@ -47,8 +47,11 @@ class Run {
     config_.card.dtype = job.stored.value_or(engine_->arithmetic());
   }
 
+  bool began() const { return began_; }  // a file was begun
+
   RecordOutcome go() {
     traces::Recorder recorder(job_.out, recording_plan(), options_);
+    began_ = true;
     std::optional<DeviceRecorder> streaming;
     if (job_.streaming) {
       const ModelCard& card = config_.card;
@@ -56,30 +59,50 @@ class Run {
           card.layers *
           ((2 * card.kv_heads + card.query_heads) * card.head_dim * size_bytes(card.dtype) + 8 * card.query_heads + 16);
       const std::int64_t spool = std::min<std::int64_t>(job_.spool_bytes, total_rows_ * row_bytes + (64ll << 20));
-      streaming.emplace(recorder, card, job_.sequences, options_, engine_->device(), spool);
+      streaming.emplace(recorder, card, job_.sequences, options_, engine_->device(), spool, job_.on_full,
+                        job_.before_block);
       streaming_ = &*streaming;
     }
     try {
       for (std::size_t s = 0; s < job_.sequences.size(); ++s) record_sequence(recorder, static_cast<std::int64_t>(s));
-      if (streaming) streaming->finish();
+      if (streaming) finish(*streaming);
     } catch (const Error& error) {
-      if (error.category() != Category::interrupted) throw;  // the recorder abandons the file: its prefix is readable
-      if (streaming) streaming->finish();
+      const bool interrupted = error.category() == Category::interrupted;
+      if (!interrupted && error.category() != Category::unavailable)
+        throw;  // the recorder abandons the file: its prefix is readable
+      if (streaming && interrupted) finish(*streaming);
+      if (streaming && !interrupted) try_finish(*streaming);
       recorder.interrupt();
       const std::string part = job_.out.string() + ".part";
-      throw Error(Category::interrupted,
-                  {.doing = "recording",
-                   .on = job_.out.string(),
-                   .found = fmt::format("an interruption after {} of {} tokens", outcome_.rows, total_rows_),
-                   .usable = fmt::format("what was committed before, in {}", part),
-                   .next = fmt::format("`kvgrind repair {} -o {}` keeps that part; or record again with --force", part,
-                                       job_.out.string())});
+      Fault fault = error.fault();
+      if (interrupted) {
+        fault.doing = "recording";
+        fault.on = job_.out.string();
+        fault.found = fmt::format("an interruption after {} of {} tokens", outcome_.rows, total_rows_);
+        fault.next = fmt::format("`kvgrind repair {} -o {}` keeps that part; or record again with --force", part,
+                                 job_.out.string());
+      }
+      fault.usable = fmt::format("what was committed before, in {}", part);
+      throw Error(error.category(), std::move(fault));
     }
     recorder.close();
     return std::move(outcome_);
   }
 
  private:
+  void finish(DeviceRecorder& streaming) {
+    outcome_.left_out = streaming.finish();
+    outcome_.spool_waits = streaming.counts().waits;
+    outcome_.spool_waited_ms = streaming.counts().waited_ms;
+  }
+  // After a failure of the device, which may have taken the copies with it.
+  void try_finish(DeviceRecorder& streaming) {
+    try {
+      finish(streaming);
+    } catch (const Error&) {
+    }
+  }
+
   traces::Recorder::Plan recording_plan() const {
     traces::Recorder::Plan plan;
     plan.card = config_.card;
@@ -88,6 +111,7 @@ class Run {
     plan.provenance["device"] = outcome_.device;
     plan.provenance["arithmetic"] = std::string(dtype_name(engine_->arithmetic()));
     plan.provenance["streaming"] = job_.streaming;
+    if (job_.streaming) plan.provenance["on_full"] = std::string(on_full_name(job_.on_full));
     plan.provenance["chunk"] = job_.chunk;
     plan.provenance["temperature"] = job_.sampling.temperature;
     plan.provenance["top_p"] = job_.sampling.top_p;
@@ -142,6 +166,7 @@ class Run {
 
   Array<float, 2> feed(traces::Recorder& recorder, sim::KvCache& cache, std::int64_t index, std::int64_t first,
                        std::span<const std::int32_t> ids, bool decode, bool wants_last) {
+    if (cancel_.cancelled() && streaming_) streaming_->flush(engine_->stream());
     cancel_.throw_if_cancelled();
     sim::Feed feed{.sequence = index,
                    .first = first,
@@ -175,6 +200,7 @@ class Run {
   std::optional<Engine> engine_;
   traces::RecordOptions options_;
   DeviceRecorder* streaming_ = nullptr;
+  bool began_ = false;
   std::map<std::int64_t, std::unique_ptr<sim::KvCache>> caches_;
   RecordOutcome outcome_;
   std::int64_t total_rows_ = 0;
@@ -183,7 +209,26 @@ class Run {
 }  // namespace
 
 RecordOutcome record(const RecordJob& job, Progress* progress, const CancelToken& cancel) {
-  return Run(job, progress, cancel).go();
+  std::optional<Run> run;
+  std::string fallback;
+  try {
+    run.emplace(job, progress, cancel);
+    return run->go();
+  } catch (const Error& error) {
+    if (job.device != "auto" || error.category() != Category::unavailable || resolve_device("auto") == "cpu") throw;
+    fallback = error.what();
+  }
+  const bool began = run && run->began();
+  run.reset();  // its memory first
+  if (began) std::filesystem::remove(job.out.string() + ".part");
+  RecordJob again = job;
+  again.device = "cpu";
+  again.streaming = false;
+  if (job.streaming) again.options = device_record_options(job.options);
+  again.provenance["fallback"] = fallback;
+  RecordOutcome out = Run(again, progress, cancel).go();
+  out.fallback = std::move(fallback);
+  return out;
 }
 
 }  // namespace kvgrind::replay

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "core/json.h"
 #include "core/progress.h"
 #include "core/sequence.h"
+#include "replay/record/pressure.h"
 #include "sim/model/runtime.h"
 #include "traces/kvt/recorder.h"
 #include "traces/model_files/model_folder.h"
@@ -30,18 +32,26 @@ struct RecordJob {
   // (replay/record/device_recorder.h).
   bool streaming = false;
   std::int64_t spool_bytes = 4ll << 30;  // of pinned host memory, for streaming
-  json::object provenance;               // command and the like; device, seed, chunk are added
+  OnFull on_full = OnFull::block;        // when it is full
+  // For tests, with streaming: runs on the writer thread before each block is written, with its size: a slow disk.
+  std::function<void(std::int64_t)> before_block = {};
+  json::object provenance;  // command and the like; device, seed, chunk are added
 };
 
 struct RecordOutcome {
   std::string device;                                // what really ran
   std::int64_t rows = 0;                             // tokens fed, all sequences
   std::vector<std::vector<std::int32_t>> generated;  // per sequence: the sampled tokens, the last one never fed
+  std::string fallback;                              // why the device was passed over; empty: it was not
+  std::vector<std::string> left_out;                 // by a spool that was full, as the file says it too
+  std::int64_t spool_waits = 0;                      // how often the run waited for room in the spool, and how long
+  double spool_waited_ms = 0.0;
 };
 
-// Error(usage) for sequences that do not fit the model, Error(unavailable) for a device that is not there,
-// Error(write) when the file cannot be written, Error(interrupted) when cancelled; in the last two cases the committed
-// prefix stays readable in `<out>.part`. `progress` may be null.
+// Error(usage) for sequences that do not fit the model, Error(unavailable) for a device that is not there or too small,
+// Error(write) when the file cannot be written, Error(interrupted) when cancelled; in the last three cases what was
+// committed stays readable in `<out>.part`. With device auto, a CUDA device that is too small is passed over: all of it
+// is recorded again on the CPU, and outcome and provenance say so. `progress` may be null.
 RecordOutcome record(const RecordJob& job, Progress* progress, const CancelToken& cancel);
 
 // Ids within the vocabulary, segments and spans ordered and inside, forks after their parents and within them,

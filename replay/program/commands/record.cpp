@@ -16,7 +16,7 @@ namespace {
 struct Asked {
   std::string model, out, prompt, context, tokens, texts, device = "auto", queries = "all", fsync = "end";
   std::vector<std::string> questions, answers;
-  std::string arithmetic = "f32", dtype = "run";
+  std::string arithmetic = "f32", dtype = "run", on_full = "block";
   std::int64_t decode = 0, top_k = 0, seed = 0, chunk = 512, window = 64, spool_mib = 4096;
   double temperature = 0, top_p = 1, sample_share = 0.1;
   bool force = false, anonymous = false, streaming = false;
@@ -112,16 +112,24 @@ int run(const Asked& asked, Console& console) {
   if (asked.dtype != "run") job.stored = dtype_from_name(asked.dtype);
   job.streaming = asked.streaming;
   job.spool_bytes = asked.spool_mib << 20;
+  job.on_full = replay::on_full_from_name(asked.on_full);
   job.provenance = command_provenance(asked.anonymous);
   const auto began = std::chrono::steady_clock::now();
   const replay::RecordOutcome outcome = replay::record(job, console.progress(), console.cancel());
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
   console.end_progress();
 
+  if (!outcome.fallback.empty()) console.warn(outcome.fallback + "\nrecorded on the CPU instead");
+  for (const std::string& line : outcome.left_out) console.warn("not recorded: " + line);
+  if (outcome.spool_waits > 0)
+    console.note(fmt::format("the run waited {} times for room in the spool, {:.1f} s in all", outcome.spool_waits,
+                             outcome.spool_waited_ms / 1000));
   if (console.json()) {
     json::object body;
     body["file"] = asked.out;
     body["device"] = outcome.device;
+    if (!outcome.fallback.empty()) body["fallback"] = outcome.fallback;
+    body["left_out"] = json::array(outcome.left_out.begin(), outcome.left_out.end());
     body["sequences"] = job.sequences.size();
     body["rows"] = outcome.rows;
     json::array generated;
@@ -164,6 +172,8 @@ Action declare(Options& options) {
   options.flag("--streaming", asked->streaming,
                "on a CUDA device: never stop the run for the file; leaves out maps, query statistics and top-64");
   options.integer("--spool", asked->spool_mib, "with --streaming: MiB of host memory between run and file", 1);
+  options.choice("--on-full", asked->on_full, {"block", "drop", "shrink"},
+                 "with --streaming, when that is full: wait; lose queries and LSE of whole steps; keep fewer queries");
   options.integer("--chunk", asked->chunk, "tokens fed at once in prefill", 1);
   options.choice("--fsync", asked->fsync, {"never", "chunk", "end"}, "when the disk is told to keep it");
   options.flag("--force", asked->force, "replace an existing trace");
