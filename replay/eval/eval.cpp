@@ -118,6 +118,15 @@ EvalOutcome run_eval(const EvalRequest& request, Progress* progress, const Cance
     writer->write(run);
   }
 
+  const auto stop_if_cancelled = [&] {
+    if (!cancel.cancelled()) return;
+    throw Error(Category::interrupted,
+                {.doing = "evaluating",
+                 .on = request.suite.name,
+                 .found = fmt::format("an interruption after {} of {} jobs", out.rows.size(), jobs.size()),
+                 .usable = writer ? "every finished job is in the file" : "",
+                 .next = writer ? "the same command with --resume goes on" : "with -o FILE it can go on later"});
+  };
   for (std::size_t begin = 0; begin < jobs.size();) {
     std::size_t end = begin;
     while (end < jobs.size() && jobs[end].prompt == jobs[begin].prompt) ++end;
@@ -132,7 +141,7 @@ EvalOutcome run_eval(const EvalRequest& request, Progress* progress, const Cance
       if (it != there.end()) rows.back() = it->second;
     }
     if (std::find(known.begin(), known.end(), 0) != known.end()) {
-      cancel.throw_if_cancelled();
+      stop_if_cancelled();
       if (progress) progress->update("evaluating", static_cast<std::int64_t>(begin), out.jobs);
       const auto fail_all = [&](const std::string& message) {
         for (std::size_t i = 0; i < rows.size(); ++i)
@@ -164,7 +173,7 @@ EvalOutcome run_eval(const EvalRequest& request, Progress* progress, const Cance
       } catch (const Error& error) {
         fail_all(error.what());
       }
-      cancel.throw_if_cancelled();
+      stop_if_cancelled();
     }
     for (std::size_t i = 0; i < rows.size(); ++i) {
       if (known[i]) {

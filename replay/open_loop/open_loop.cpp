@@ -51,6 +51,7 @@ class Job {
     for (std::int64_t l = 0; l < card_.layers; ++l)
       outputs_.emplace_back(Array<float, 2>({measured_, card_.query_heads * card_.head_dim}));
     run_.on_plan([this](const sim::GroupPlan& plan) {
+      options_.cancel.throw_if_cancelled();
       spans_.see(plan, cache_, seen_);
       if (options_.on_plan) options_.on_plan(plan);
     });
@@ -193,7 +194,10 @@ void Job::measure_rows(std::int64_t layer, std::int64_t row, std::int64_t first,
     return;
   }
   const sim::ReadPlan plan = run_.read(layer, first, data_.queries(layer).view().slice(row, n));
-  for (std::int64_t head = 0; head < cache_.heads(); ++head) measure_head(layer, head, row, n, plan);
+  for (std::int64_t head = 0; head < cache_.heads(); ++head) {
+    options_.cancel.throw_if_cancelled();
+    measure_head(layer, head, row, n, plan);
+  }
 }
 
 void Job::measure_head(std::int64_t layer, std::int64_t head, std::int64_t row, std::int64_t n,

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "core/progress.h"
 #include "replay/open_loop/outcome.h"
 #include "replay/open_loop/protocol.h"
 #include "replay/open_loop/sequence_data.h"
@@ -23,6 +24,7 @@ struct OpenJob {
 struct OpenOptions {
   bool token_states = false;       // fill OpenOutcome::states
   bool group_recall = false;       // fill OpenOutcome::group_recall (oracle bounds)
+  CancelToken cancel;              // asked between heads and plans: then Error(interrupted)
   std::int64_t prefill_chunk = 0;  // tokens of a prefill chunk (chunk schedules see each); 0 = all in one
   std::function<void(const sim::GroupPlan&)> on_plan;                               // before each plan is applied
   std::function<void(const TallyTable&, const std::vector<MeasuredSet>&)> on_rows;  // what the figures are made of

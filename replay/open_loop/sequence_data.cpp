@@ -27,7 +27,8 @@ std::vector<std::int32_t> largest(View<const float, 1> row, std::int64_t n, std:
 
 }  // namespace
 
-SequenceData::SequenceData(std::shared_ptr<const RecordedRun> run, std::int64_t sequence, std::int64_t reference_bytes)
+SequenceData::SequenceData(std::shared_ptr<const RecordedRun> run, std::int64_t sequence, std::int64_t reference_bytes,
+                           const CancelToken& cancel)
     : run_(std::move(run)), info_(find_sequence(*run_, sequence)), source_(run_, sequence) {
   const ModelCard& c = card();
   sets_ = query_sets(info_.segments, info_.tokens);
@@ -43,9 +44,13 @@ SequenceData::SequenceData(std::shared_ptr<const RecordedRun> run, std::int64_t 
   if (keep_probabilities_) probabilities_.resize(heads);
   top_.resize(heads * measured_.size());
   tallies_.resize(heads * measured_.size());
-  parallel_for(c.layers, [this](std::int64_t layer) { load_layer(layer); });
+  parallel_for(c.layers, [&](std::int64_t layer) {
+    cancel.throw_if_cancelled();
+    load_layer(layer);
+  });
   for (std::size_t l = 0; l < layers; ++l) outputs_[l] = Array<float, 2>({m, c.query_heads * c.head_dim});
-  parallel_for(c.layers * c.query_heads, [this, m](std::int64_t i) {
+  parallel_for(c.layers * c.query_heads, [&, this](std::int64_t i) {
+    cancel.throw_if_cancelled();
     const std::int64_t layer = i / card().query_heads, head = i % card().query_heads, dim = card().head_dim;
     View<float, 2> joined = outputs_[static_cast<std::size_t>(layer)].view();
     const View<float, 2> out(joined.data() + head * dim, {m, dim}, {card().query_heads * dim, 1});

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/array.h"
+#include "core/progress.h"
 #include "replay/metrics/tally.h"
 #include "replay/open_loop/open_source.h"
 #include "replay/open_loop/protocol.h"
@@ -32,8 +33,9 @@ class SequenceData {
  public:
   // Reads K, V and the measured queries and runs the reference attention (in parallel over layers and heads: call it
   // without holding a lock). Error(usage) when no measured query was recorded; the message names the signal.
+  // Error(interrupted) once cancelled.
   SequenceData(std::shared_ptr<const RecordedRun> run, std::int64_t sequence,
-               std::int64_t reference_bytes = reference_limit_bytes);
+               std::int64_t reference_bytes = reference_limit_bytes, const CancelToken& cancel = {});
 
   const RecordedRun& run() const { return *run_; }
   const ModelCard& card() const { return run_->card(); }

@@ -1,6 +1,7 @@
 #include "replay/program/console.h"
 
 #include <fmt/format.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -20,6 +21,26 @@ void put(std::FILE* file, std::string_view text) { (void)std::fwrite(text.data()
 std::size_t width(std::string_view text) {
   return static_cast<std::size_t>(
       std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }));
+}
+
+// A terminal that moves its cursor; `dumb` ones take lines only.
+bool lively(int fd) {
+  const char* term = std::getenv("TERM");
+  return isatty(fd) == 1 && !(term && std::strcmp(term, "dumb") == 0);
+}
+
+// The first `columns` code points of UTF-8 text.
+std::string cut(const std::string& text, std::size_t columns) {
+  std::size_t seen = 0;
+  for (std::size_t i = 0; i < text.size(); ++i)
+    if ((static_cast<unsigned char>(text[i]) & 0xc0) != 0x80 && seen++ == columns) return text.substr(0, i);
+  return text;
+}
+
+// Columns of the terminal behind stderr, one left free so that nothing wraps.
+std::size_t terminal_columns() {
+  winsize size{};
+  return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 ? size.ws_col - 1u : 79u;
 }
 
 bool numeric(std::string_view cell) {
@@ -48,7 +69,8 @@ class Console::Meter final : public Progress {
         !(terminal_ && done == total))
       return;
     last_ = now;
-    put(stderr, terminal_ ? "\r\033[K" + line(done, total, now) : line(done, total, now) + "\n");
+    put(stderr,
+        terminal_ ? "\r\033[K" + cut(line(done, total, now), terminal_columns()) : line(done, total, now) + "\n");
     std::fflush(stderr);
     drawn_ = terminal_;
   }
@@ -88,10 +110,11 @@ Console::Console(const ConsoleOptions& options, CancelToken cancel) : options_(o
   const char* no_color = std::getenv("NO_COLOR");
   const bool plain = no_color && *no_color;
   const auto wants = [&](int fd) {
-    return options.color == "always" || (options.color == "auto" && !plain && isatty(fd) == 1);
+    return options.color == "always" || (options.color == "auto" && !plain && lively(fd));
   };
   color_ = wants(STDOUT_FILENO);
   color_stderr_ = wants(STDERR_FILENO);
+  one_terminal_ = isatty(STDOUT_FILENO) == 1 && isatty(STDERR_FILENO) == 1;
 }
 Console::~Console() { end_progress(); }
 
@@ -163,7 +186,7 @@ void Console::error(const Error& error) {
 
 Progress* Console::progress() {
   if (options_.quiet) return nullptr;
-  if (!meter_) meter_ = std::make_unique<Meter>(isatty(STDERR_FILENO) == 1);
+  if (!meter_) meter_ = std::make_unique<Meter>(lively(STDERR_FILENO));
   return meter_.get();
 }
 void Console::end_progress() {

@@ -24,7 +24,8 @@ class Console {
 
   bool json() const { return options_.json; }
   bool quiet() const { return options_.quiet; }
-  bool color() const { return color_; }  // of stdout
+  bool color() const { return color_; }                // of stdout
+  bool one_terminal() const { return one_terminal_; }  // stdout and stderr are read by the same eyes
   const CancelToken& cancel() const { return cancel_; }
 
   // stdout. A reader that went away (head, a closed pager) ends the output, not the work: see reader_gone().
@@ -48,7 +49,7 @@ class Console {
   class Meter;
   ConsoleOptions options_;
   CancelToken cancel_;
-  bool color_ = false, color_stderr_ = false, reader_gone_ = false;
+  bool color_ = false, color_stderr_ = false, one_terminal_ = false, reader_gone_ = false;
   std::unique_ptr<Meter> meter_;
 };
 

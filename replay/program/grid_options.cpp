@@ -24,6 +24,27 @@ std::int64_t number(std::string_view text, const std::string& what) {
   return value;
 }
 
+// Upstream's compression ratios: 0 removes nothing, and 1 is none of them.
+std::vector<double> removed_shares(const std::string& list) {
+  std::vector<double> out;
+  for (std::size_t at = 0; at <= list.size();) {
+    const std::size_t comma = std::min(list.find(',', at), list.size());
+    const std::string_view piece = std::string_view(list).substr(at, comma - at);
+    double share = 0;
+    const auto [end, fault] = std::from_chars(piece.data(), piece.data() + piece.size(), share);
+    const std::string_view unit(end, static_cast<std::size_t>(piece.data() + piece.size() - end));
+    if (unit == "%") share /= 100;
+    if (fault != std::errc() || !(unit.empty() || unit == "%") || !(share >= 0 && share < 1))
+      throw Error(Category::usage, {.doing = "reading the command line",
+                                    .on = "--removed " + list,
+                                    .found = "\"" + std::string(piece) + "\"",
+                                    .expected = "shares from 0 on and below 1, as in 0.5,0.8"});
+    out.push_back(share);
+    at = comma + 1;
+  }
+  return out;
+}
+
 }  // namespace
 
 std::vector<std::int64_t> number_list(const std::string& text, const std::string& what) {
@@ -73,15 +94,8 @@ replay::Grid grid_of(const GridFlags& flags, replay::Grid base) {
   for (const std::string& list : flags.budgets)
     for (const sim::Amount& amount : sim::parse_amounts(list)) base.amounts.push_back(amount);
   for (const std::string& list : flags.removed)
-    for (sim::Amount amount : sim::parse_amounts(list)) {
-      if (amount.kind != sim::Amount::Kind::fraction)
-        throw Error(Category::usage, {.doing = "reading the command line",
-                                      .on = "--removed " + list,
-                                      .found = amount.text(),
-                                      .expected = "shares between 0 and 1, as in 0.5,0.8"});
-      amount.kind = sim::Amount::Kind::removed;
-      base.amounts.push_back(amount);
-    }
+    for (const double share : removed_shares(list))
+      base.amounts.push_back({.kind = sim::Amount::Kind::removed, .value = share});
   if (!flags.protocols.empty()) base.protocols.clear();
   for (const std::string& name : flags.protocols) base.protocols.push_back(replay::protocol_from_name(name));
   if (!flags.sequences.empty()) base.sequences.clear();

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <filesystem>
+
 #include "core/error.h"
 #include "sim/model/runtime.h"
 #include "traces/model_files/model_folder.h"
@@ -23,6 +25,18 @@ std::shared_ptr<const replay::RecordedRun> open_run(std::shared_ptr<const traces
   const auto runtime = sim::build_model(folder.config, folder.weights);
   return replay::with_output_projection(
       std::move(run), [runtime](std::int64_t layer) { return sim::output_projection(*runtime, layer); });
+}
+
+void require_other_files(const std::string& input, std::initializer_list<std::string> outputs) {
+  for (const std::string& output : outputs) {
+    std::error_code none_there;
+    if (!output.empty() && std::filesystem::equivalent(input, output, none_there))
+      throw Error(Category::usage, {.doing = "choosing where to write",
+                                    .on = output,
+                                    .found = "the trace that is read",
+                                    .expected = "another file",
+                                    .next = "give another name"});
+  }
 }
 
 }  // namespace kvgrind::program

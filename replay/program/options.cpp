@@ -27,7 +27,8 @@ void Options::positional_choice(std::string_view name, std::string& value, const
 }
 void Options::text(std::string_view name, std::string& value, std::string_view help, Need need) {
   CLI::Option* option = finish(app_.add_option(std::string(name), value, std::string(help)), need);
-  option->type_name("TEXT")->take_last();
+  option->type_name("TEXT")->take_last()->check(
+      [](const std::string& given) { return given.empty() ? std::string("an empty value") : std::string(); }, "");
   if (!value.empty()) option->default_str(value);
 }
 void Options::texts(std::string_view name, std::vector<std::string>& values, std::string_view help, Need need) {

@@ -89,8 +89,9 @@ Error complaint(const CLI::App& app, const CLI::ParseError& fault) {
   const CLI::App* at = app.get_subcommands().empty() ? &app : app.get_subcommands().front();
   const std::string on = at == &app ? "kvgrind" : "kvgrind " + at->get_name();
   const std::string help = "`" + on + " --help` lists what there is";
-  if (dynamic_cast<const CLI::ExtrasError*>(&fault)) {
-    const std::vector<std::string> extra = at->remaining().empty() ? app.remaining() : at->remaining();
+  // A word that is not known is named before one that is missing: it may well be that one, misspelt.
+  const std::vector<std::string> extra = at->remaining().empty() ? app.remaining() : at->remaining();
+  if (dynamic_cast<const CLI::ExtrasError*>(&fault) || (!extra.empty() && extra.front().starts_with("-"))) {
     const std::string first = extra.empty() ? "an argument" : extra.front();
     std::vector<std::string> names;
     if (at == &app && !first.starts_with("-")) {

@@ -1,6 +1,7 @@
 #include "replay/report/report.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
@@ -304,7 +305,32 @@ std::string budget_words(const ReportTable& table) {
   return table.budget.empty() ? std::string("an unnamed budget") : table.budget + " kept";
 }
 
+namespace {
+
+// Error(usage) when rows that came out well have no such figure.
+void require_figure(const std::vector<traces::ResultRow>& rows, const std::string& name) {
+  std::set<std::string> names = {"kept_frac", "stored_frac", "touched_frac", "kept_tokens_mean"};
+  bool any = false;
+  for (const traces::ResultRow& row : rows) {
+    if (row.status != "ok") continue;
+    any = true;
+    if (!std::isnan(field(row, name))) return;
+    for (const auto& [metric, value] : row.metrics) names.insert(metric);
+  }
+  if (!any || names.contains(name)) return;
+  const std::string near = nearest_name(name, {names.begin(), names.end()});
+  throw Error(Category::usage,
+              {.doing = "making a report",
+               .on = "metric " + name,
+               .found = "no result that has it",
+               .expected = near.empty() ? fmt::format("one of {}", fmt::join(names, ", ")) : "perhaps " + near});
+}
+
+}  // namespace
+
 Report build_report(const std::vector<traces::ResultRow>& rows, const ReportOptions& options) {
+  if (!options.headline.empty()) require_figure(rows, options.headline);
+  for (const std::string& metric : options.metrics) require_figure(rows, metric);
   // The same job twice (a retried error, merged files): the good row, else the later one.
   std::map<std::string, const traces::ResultRow*> jobs;
   for (const traces::ResultRow& row : rows) {

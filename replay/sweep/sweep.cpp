@@ -69,9 +69,9 @@ struct Loaded {
   std::string problem;
 };
 
-Loaded load(const std::shared_ptr<const RecordedRun>& run, std::int64_t sequence) {
+Loaded load(const std::shared_ptr<const RecordedRun>& run, std::int64_t sequence, const CancelToken& cancel) {
   try {
-    return {std::make_unique<const SequenceData>(run, sequence), {}};
+    return {std::make_unique<const SequenceData>(run, sequence, SequenceData::reference_limit_bytes, cancel), {}};
   } catch (const std::exception& error) {
     return {nullptr, error.what()};
   }
@@ -132,16 +132,18 @@ struct Finished {
   std::optional<traces::JobPlan> plan;
 };
 
-Finished run_job(const RecordedRun& run, const SweepJob& job, const Loaded& loaded, bool plans) {
+Finished run_job(const RecordedRun& run, const SweepJob& job, const Loaded& loaded, bool plans,
+                 const CancelToken& cancel) {
   if (!loaded.data) return {error_row(run, job, loaded.problem), std::nullopt};
   try {
     OpenOutcome outcome =
         run_open(*loaded.data, {.policy = job.policy, .amount = job.amount, .protocol = job.protocol, .seed = job.seed},
-                 {.token_states = plans});
+                 {.token_states = plans, .cancel = cancel});
     Finished out{result_row(run, job, outcome), std::nullopt};
     if (plans) out.plan = job_plan(job, outcome);
     return out;
   } catch (const std::exception& error) {
+    cancel.throw_if_cancelled();  // a job that was stopped has not failed
     return {error_row(run, job, error.what()), std::nullopt};
   }
 }
@@ -204,7 +206,7 @@ SweepOutcome run_sweep(std::shared_ptr<const RecordedRun> run, const Grid& grid,
       if (progress)
         progress->update("load", static_cast<std::int64_t>(loaded.size()), static_cast<std::int64_t>(batch.size()));
       if (cancel.cancelled()) break;
-      loaded.emplace(sequence, load(run, sequence));
+      loaded.emplace(sequence, load(run, sequence, cancel));
     }
     if (cancel.cancelled()) break;
     std::vector<const SweepJob*> here;
@@ -219,9 +221,10 @@ SweepOutcome run_sweep(std::shared_ptr<const RecordedRun> run, const Grid& grid,
         const std::size_t index = next++;
         if (index >= here.size()) return;
         try {
-          Finished finished = run_job(*run, *here[index], loaded.at(here[index]->sequence), plans.has_value());
+          Finished finished = run_job(*run, *here[index], loaded.at(here[index]->sequence), plans.has_value(), cancel);
           output.finished(index, std::move(finished.row), std::move(finished.plan));
         } catch (...) {  // cannot write: the others stop as well
+          if (cancel.cancelled()) return;
           stop = true;
           throw;
         }
@@ -266,7 +269,7 @@ SweepEstimate estimate_sweep(std::shared_ptr<const RecordedRun> run, const Grid&
   out.sequences = static_cast<std::int64_t>(bytes.size());
   if (jobs.empty()) return out;
   // One timed job per policy, on the first sequence; the rest is proportion.
-  const Loaded loaded = load(run, jobs.front().sequence);
+  const Loaded loaded = load(run, jobs.front().sequence, {});
   if (!loaded.data) {
     out.problems.push_back(loaded.problem);
     return out;
@@ -275,7 +278,7 @@ SweepEstimate estimate_sweep(std::shared_ptr<const RecordedRun> run, const Grid&
   for (const SweepJob& job : jobs) {
     if (seconds_of.contains(job.typed)) continue;
     const auto start = std::chrono::steady_clock::now();
-    const Finished finished = run_job(*run, job, loaded, false);
+    const Finished finished = run_job(*run, job, loaded, false, {});
     if (finished.row.status != "ok") out.problems.push_back(fmt::format("{}: {}", job.typed, finished.row.message));
     seconds_of[job.typed] = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   }

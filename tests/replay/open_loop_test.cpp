@@ -297,6 +297,29 @@ TEST(OpenLoop, EqualForAnyThreadCount) {
   for (std::size_t i = 4; i < found.size(); ++i) EXPECT_EQ(found[i], found[i % 4]);
 }
 
+TEST(OpenLoop, StopsInTheMiddleOfAJobWhenCancelled) {
+  const auto run = synthetic_run({.context = 70, .question = 6, .answer = 8});
+  const std::shared_ptr<const RecordedRun> recorded = run;
+  const SequenceData data(recorded, 1);
+  const OpenJob job = job_of("snapkv(window=4)", "0.5");
+  std::int64_t groups = 0;
+  OpenOptions options;
+  options.on_plan = [&](const sim::GroupPlan&) {
+    ++groups;
+    options.cancel.cancel();
+  };
+  for (int attempt = 0; attempt < 2; ++attempt) {  // in the middle, then before it began
+    try {
+      (void)run_open(data, job, options);
+      FAIL() << "ran to its end";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.category(), Category::interrupted);
+    }
+    EXPECT_EQ(groups, 1);
+  }
+  EXPECT_THROW(SequenceData(recorded, 1, 1 << 20, options.cancel), Error);
+}
+
 TEST(OpenLoop, ReferencesTooLargeToKeepGiveTheSameFigures) {
   const auto run = synthetic_run({.window = 40});
   const SequenceData kept(run, 1), again(run, 1, 0);

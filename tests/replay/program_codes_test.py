@@ -63,6 +63,73 @@ class ExitCodes(ProgramTest):
         refused = self.run_line("kvgrind report told.jsonl --trust-file other.json", expect=2)
         self.assertIn(model["model_hash"], refused.stderr)
 
+    def test_2_odd_words_are_named_at_once(self):
+        for line, word in [("kvgrind record --modle x", "--model"), ("kvgrind replay --polcy knorm", "--policy"),
+                           (f"kvgrind record --model {MODEL} --tokens short.json -o ''", "--out"),
+                           (f"kvgrind record --model {MODEL} --tokens short.json --temperature nan -o n.kvt", "--temperature"),
+                           ("kvgrind replay short.kvt --policy knorm --removed 1", "below 1"),
+                           ("kvgrind replay short.kvt --policy knorm --removed -0.1", "below 1"),
+                           ("kvgrind replay short.kvt --policy knorm --removed 3t", "below 1"),
+                           ("kvgrind replay short.kvt --policy knorm --budget 0.5 --plans ''", "--plans"),
+                           ("kvgrind replay short.kvt --policy knorm --budget 0.5 -o short.kvt --force", "another file"),
+                           ("kvgrind sweep short.kvt --policy knorm --budget 0.5 -o x.jsonl --plans short.kvt --force",
+                            "another file")]:
+            self.assertIn(word, self.run_line(line, expect=2).stderr, line)
+        self.run_line("kvgrind check short.kvt")
+        kept = json.loads(self.run_line("kvgrind replay short.kvt --policy knorm --removed 0 --json").stdout)
+        self.assertEqual([row["kept_frac"] for row in kept["results"]], [1, 1])
+        self.run_line("kvgrind replay short.kvt --policy knorm --budget 0.2 -o named.jsonl")
+        self.assertIn("recall.all", self.run_line("kvgrind report named.jsonl --headline recal.all", expect=2).stderr)
+        self.assertIn("recall.all", self.run_line("kvgrind report named.jsonl --metric recal.all", expect=2).stderr)
+
+    def test_5_outputs_are_refused_before_the_work(self):
+        (self.folder / "is_folder").mkdir()
+        for out in ("is_folder", "is_folder/"):
+            refused = self.run_line(f"kvgrind record --model {MODEL} --tokens short.json -o {out} --force", expect=5)
+            self.assertIn("name of a folder", refused.stderr)
+        self.assertFalse((self.folder / "is_folder.part").exists())
+        refused = self.run_line("kvgrind replay short.kvt --policy knorm --budget 0.5 --plans no/such/p.h5", expect=5)
+        self.assertIn("no folder", refused.stderr)
+        self.assertNotIn("HDF5", refused.stderr)
+
+    def test_4_cut_short_in_plain_words(self):
+        whole = (self.folder / "short.kvt").read_bytes()
+        (self.folder / "cut.kvt").write_bytes(whole[: len(whole) // 2])
+        refused = self.run_line("kvgrind info cut.kvt", expect=4).stderr
+        self.assertIn(f"{len(whole) // 2} of {len(whole)} bytes", refused)
+
+    def test_terminals(self):
+        import fcntl, os, pty, struct, termios
+        def seen(line, columns, **more):
+            leader, terminal = pty.openpty()
+            fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+            subprocess.run(line, shell=True, cwd=self.folder, env=dict(self.environment, TERM="xterm", **more),
+                           stdin=subprocess.DEVNULL, stdout=terminal, stderr=terminal)
+            os.close(terminal)
+            text = b""
+            try:
+                while piece := os.read(leader, 65536):
+                    text += piece
+            except OSError:
+                pass
+            os.close(leader)
+            return text.decode()
+        grid = "kvgrind replay short.kvt --policy knorm --policy random --policy snapkv --budget 0.5,0.2"
+        drawn = [piece for piece in seen(grid, 30).split("\r\033[K") if piece.startswith(("load:", "replay:"))]
+        self.assertTrue(drawn)
+        for piece in drawn:
+            self.assertLess(len(piece.split("\r")[0]), 30, piece)
+        self.assertEqual(seen(grid, 100).count("prompts: intervals are wide"), 1)  # not on both streams
+        self.assertNotIn("\033", seen("kvgrind info nothing.kvt", 80, NO_COLOR="1"))
+        self.assertIn("\033", seen("kvgrind info nothing.kvt", 80))
+        dumb = dict(self.environment, TERM="dumb")
+        leader, terminal = pty.openpty()
+        done = subprocess.run(["kvgrind", "info", "nothing.kvt"], cwd=self.folder, env=dumb, stderr=terminal)
+        os.close(terminal)
+        self.assertEqual(done.returncode, 3)
+        self.assertNotIn(b"\033", os.read(leader, 4096))
+        os.close(leader)
+
     def test_2_hostile_token_files(self):
         for text in ["[]", "[{}]", '{"ids":[]}', '{"ids":[1e9]}', '{"ids":[-1]}', '{"ids":[4096]}', '{"ids":["a"]}',
                      '{"ids":[1,2],"segments":[{"role":"context","begin":0,"end":9223372036854775807}]}',

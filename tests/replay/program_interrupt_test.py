@@ -79,6 +79,16 @@ class Interrupted(ProgramTest):
             self.run_line(f"kvgrind sweep short.kvt {GRID} -o cut.jsonl --resume --threads 2")
             self.assertEqual(sorted(results(out)), sorted(whole))
 
+    def test_eval_interrupted_says_how_it_goes_on(self):
+        process = self.start(f"kvgrind eval --model {MODEL} --suite needle --prompts 30 --length 256 --policy knorm "
+                             "--policy h2o --budget 0.5,0.2 -o eval.jsonl")
+        out = self.folder / "eval.jsonl"
+        self.wait_for(lambda: out.exists() and out.read_text().count("\n") >= 2, process, 60)
+        process.send_signal(signal.SIGINT)
+        _, talk = process.communicate(timeout=30)
+        self.assertEqual(process.returncode, 130, talk)
+        self.assertIn("--resume", talk)
+
     def test_shards_merge_to_the_whole(self):
         self.record_short("parts.kvt")
         self.run_line(f"kvgrind sweep parts.kvt {GRID} -o one.jsonl")

@@ -10,6 +10,7 @@
 #include <chrono>
 #include <fstream>
 #include <iterator>
+#include <optional>
 #include <thread>
 
 #include "core/error.h"
@@ -323,17 +324,30 @@ TEST(KvtCrash, AReaderWhileWritingSeesCommitsGrow) {
   const TemporaryFolder folder;
   const std::filesystem::path part = folder / "a.kvt.part";
   constexpr std::int64_t tokens = 60000;
-  Child child(folder / "a.kvt", {"tokens=60000", "pause_us=3000"});
-  ASSERT_TRUE(child.wait_ready());
-  std::int64_t commits = 0, rows = 0, grew = 0;
+  std::optional<Child> child;
+  std::int64_t commits = 0, rows = 0, grew = 0, recordings = 0;
   for (int i = 0; i < 1000; ++i) {
-    const auto trace = Trace::open(part, {.probe = false});
+    if (!std::filesystem::exists(part)) {  // the first, or the last one came to its end: on a busy machine we are slow
+      child.reset();
+      std::filesystem::remove(folder / "a.kvt");
+      child.emplace(folder / "a.kvt", std::vector<std::string>{"tokens=60000", "pause_us=3000"});
+      ASSERT_TRUE(child->wait_ready());
+      commits = rows = 0;
+      ++recordings;
+    }
+    std::shared_ptr<const Trace> trace;
+    try {
+      trace = Trace::open(part, {.probe = false});
+    } catch (const Error&) {
+      ASSERT_FALSE(std::filesystem::exists(part)) << "refresh " << i << ": unreadable while it is written";
+      continue;
+    }
     ASSERT_GE(trace->commits(), commits) << "refresh " << i;
     ASSERT_GE(trace->rows(), rows);
     if (trace->rows() > rows) ++grew;
     commits = trace->commits();
     rows = trace->rows();
-    EXPECT_EQ(trace->state(), traces::TraceState::unfinished);
+    EXPECT_TRUE(trace->state() == traces::TraceState::unfinished || rows == tokens);
     if (i % 100 != 99 || trace->sequences().empty()) continue;
     // The newest sequence, every number of one head.
     const Driver driver = killed_driver(tokens);
@@ -343,9 +357,10 @@ TEST(KvtCrash, AReaderWhileWritingSeesCommitsGrow) {
       for (std::int64_t d = 0; d < 8; ++d) ASSERT_EQ(k(t, d), fed("k", last.id, t, 1, d));
   }
   EXPECT_GT(grew, 3);
-  child.kill_now();
-  std::printf("1000 refreshes of a live file: %ld rows, %ld commits, grew %ld times\n", static_cast<long>(rows),
-              static_cast<long>(commits), static_cast<long>(grew));
+  child->kill_now();
+  std::printf("1000 refreshes of %ld live files: %ld rows, %ld commits, grew %ld times\n",
+              static_cast<long>(recordings), static_cast<long>(rows), static_cast<long>(commits),
+              static_cast<long>(grew));
 }
 
 TEST(KvtCrash, RepairOfAKilledRecordingIsClean) {

@@ -199,5 +199,33 @@ TEST_F(ResultsFile, AJobIsWhatWasAskedNotWhatWasFound) {
   EXPECT_NE(job_key(a), job_key(b));
 }
 
+TEST_F(ResultsFile, ReplacingWritesThroughNothing) {
+  using Mode = ResultsWriter::Mode;
+  const auto replace = [&](const char* name) {
+    ResultsWriter writer(at(name), Mode::replace);
+    writer.write(row(1));
+    writer.close();
+  };
+  put(at("old.jsonl"), "{\"type\":\"run\"}\n");
+  std::filesystem::create_hard_link(at("old.jsonl"), at("other-name.jsonl"));
+  std::filesystem::create_symlink("other-name.jsonl", at("link.jsonl"));
+  replace("old.jsonl");
+  replace("link.jsonl");
+  EXPECT_EQ(get(at("other-name.jsonl")), "{\"type\":\"run\"}\n");  // the old bytes, under their other name
+  EXPECT_FALSE(std::filesystem::is_symlink(at("link.jsonl")));
+  for (const char* name : {"old.jsonl", "link.jsonl"}) EXPECT_EQ(read_results(at(name)).rows.size(), 1u);
+
+  put(at("empty.jsonl"), "");
+  replace("empty.jsonl");
+  put(at("trace.kvt"), "\x89HDF\r\n");
+  try {
+    replace("trace.kvt");
+    FAIL() << "replaced a trace by results";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.category(), Category::write);
+  }
+  EXPECT_EQ(get(at("trace.kvt")), "\x89HDF\r\n");
+}
+
 }  // namespace
 }  // namespace kvgrind::traces

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <cstdio>
 #include <limits>
 #include <new>
 
@@ -209,6 +210,21 @@ std::int64_t checked_product(std::initializer_list<std::int64_t> factors) {
   return checked_product(std::span<const std::int64_t>(factors.begin(), factors.size()));
 }
 
+namespace {
+
+// Why a plain open was refused, for people where HDF5 says it in its own terms.
+std::string open_refusal(const std::string& reason) {
+  const std::size_t at = reason.find("truncated file: eof = ");
+  unsigned long long there = 0, whole = 0;
+  if (at != std::string::npos &&
+      std::sscanf(reason.c_str() + at, "truncated file: eof = %llu, sblock->base_addr = %*u, stored_eof = %llu", &there,
+                  &whole) == 2)
+    return fmt::format("a file cut short: {} of {} bytes", there, whole);
+  return fmt::format("no readable HDF5 file ({})", reason);
+}
+
+}  // namespace
+
 File create_file(const std::string& path) {
   const Lock lock;
   const PropertyId access(H5Pcreate(H5P_FILE_ACCESS));
@@ -239,7 +255,7 @@ File open_file(const std::string& path) {
     // damaged piece take many seconds.
     H5Pset_metadata_read_attempts(access.get(), 20);
     file.id.reset(H5Fopen(path.c_str(), H5F_ACC_RDONLY | H5F_ACC_SWMR_READ, access.get()));
-    if (!file.id) throw read_fault(path, fmt::format("no readable HDF5 file ({})", plain), "a .kvt trace");
+    if (!file.id) throw read_fault(path, open_refusal(plain), "a .kvt trace");
     last_error();
     file.swmr = true;
   }

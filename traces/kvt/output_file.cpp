@@ -57,6 +57,9 @@ void sync_file(const std::filesystem::path& path) {
 
 OutputFile::OutputFile(const std::filesystem::path& final, bool force)
     : final_(final), part_(final.string() + ".part"), lock_path_(final.string() + ".part.lock"), force_(force) {
+  std::error_code ignored;
+  if (final.filename().empty() || std::filesystem::is_directory(final, ignored))
+    throw fault(final, final.empty() ? "no name" : "the name of a folder", "give the name of a file");
   if (const char* kind = network_file_system(folder_of(final)))
     throw fault(final, fmt::format("a folder on {}", kind), "record to a local disk and copy the finished file");
   if (!force && is_there(final)) throw fault(final, "a file of this name", "give another name or --force");

@@ -156,6 +156,12 @@ PlansFile::PlansFile(const std::filesystem::path& path, bool force) : state_(std
   state_->path = path;
   state_->part = path.string() + ".part";
   if (force) std::filesystem::remove(state_->part, ignored);
+  const std::filesystem::path folder = path.parent_path();
+  if (!folder.empty() && !std::filesystem::is_directory(folder, ignored))
+    throw Error(Category::write, {.doing = "creating plans",
+                                  .on = path.string(),
+                                  .found = "no folder " + folder.string(),
+                                  .expected = "a folder to write into"});
   state_->file = hdf5::create_file(state_->part.string());
   const Place place(state_->part.string(), true);
   state_->jobs = GroupId(

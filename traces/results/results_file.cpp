@@ -97,6 +97,25 @@ void read_into(ResultsContent& out, const std::filesystem::path& path, const Res
   out.ragged_bytes = static_cast<std::int64_t>(pending.size());
 }
 
+// What replacing may take away: results or an empty file, and a link to a file rather than what it leads to. Pipes and
+// devices stay and are written to.
+void make_room(const std::filesystem::path& path) {
+  struct stat info {};
+  if (::stat(path.c_str(), &info) == 0 && !S_ISREG(info.st_mode)) return;
+  if (::lstat(path.c_str(), &info) != 0) return;
+  if (S_ISREG(info.st_mode)) {
+    const File file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+    char first = '{';
+    if (file && ::read(file.get(), &first, 1) == 1 && first != '{')
+      throw Error(Category::write, {.doing = "replacing results",
+                                    .on = path.string(),
+                                    .found = "a file that holds something else",
+                                    .expected = "results of an earlier run",
+                                    .next = "give another name, or remove it yourself"});
+  }
+  ::unlink(path.c_str());
+}
+
 }  // namespace
 
 ResultsContent read_results(const std::filesystem::path& path, const ResultsLimits& limits) {
@@ -135,10 +154,8 @@ ResultsWriter::ResultsWriter(const std::filesystem::path& path, Mode mode) : sta
         state_->failed("dropping the cut-off last line");
     }
   }
-  const int flags = O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK |
-                    (mode == Mode::create    ? O_EXCL
-                     : mode == Mode::replace ? O_TRUNC
-                                             : 0);
+  if (mode == Mode::replace) make_room(path);
+  const int flags = O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK | (mode == Mode::create ? O_EXCL : 0);
   state_->file = File(::open(path.c_str(), flags, 0644));
   if (!state_->file) {
     if (errno == EEXIST)

@@ -49,6 +49,7 @@ class ScratchFolder {
 int run(const Asked& asked, Console& console) {
   const replay::Grid grid = grid_of(asked.grid);
   const auto trace = traces::Trace::open(asked.trace, {.probe = !asked.trust, .verify_checksums = true});
+  require_other_files(asked.trace, {asked.out, asked.plans});
   std::optional<ScratchFolder> scratch;
   replay::SweepOptions options;
   options.force = asked.force;
@@ -66,7 +67,8 @@ int run(const Asked& asked, Console& console) {
   replay::Report report = replay::build_report(rows);
   add_trust(report, asked.trust_file, {asked.out.empty() ? asked.trace : asked.out, asked.trace},
             trace->card().model_hash);
-  for (const std::string& warning : report.warnings) console.warn(warning);
+  if (console.json() || !console.one_terminal())  // the table says them too
+    for (const std::string& warning : report.warnings) console.warn(warning);
   if (console.json()) {
     json::object body;
     json::array list;

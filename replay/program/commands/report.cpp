@@ -30,8 +30,9 @@ int run(const Asked& asked, Console& console) {
   options.seed = static_cast<std::uint64_t>(asked.seed);
   replay::Report report = replay::build_report(content.rows, options);
   add_trust(report, asked.trust, {asked.files.begin(), asked.files.end()}, model_of(content));
-  for (const std::string& warning : report.warnings) console.warn(warning);
   const std::string format = console.json() ? "json" : asked.format;
+  if (!console.one_terminal() || (format != "table" && format != "md"))  // those say them too
+    for (const std::string& warning : report.warnings) console.warn(warning);
   console.data(replay::print_report(report, replay::report_format_from_name(format)));
   if (!asked.pareto.empty()) {
     write_file(asked.pareto, replay::pareto_svg(report, {.x = asked.pareto_x, .y = {}, .title = {}}), asked.force);

@@ -84,6 +84,7 @@ int run(const Asked& asked, Console& console) {
                                   .found = "no -o",
                                   .expected = "the result file to write"});
 
+  require_other_files(asked.trace, {asked.out, asked.plans});
   replay::SweepOptions options;
   options.shard = shard;
   options.resume = asked.resume;
