@@ -90,7 +90,7 @@ traces::RecordOptions record_options(const Asked& asked) {
 }
 
 int run(const Asked& asked, Console& console) {
-  if (asked.temperature < 0 || !(asked.top_p > 0 && asked.top_p <= 1))
+  if (!(asked.temperature >= 0 && asked.temperature <= 1e6) || !(asked.top_p > 0 && asked.top_p <= 1))
     throw usage(fmt::format("--temperature {} --top-p {}", asked.temperature, asked.top_p),
                 "a temperature of 0 or more and a top-p in (0, 1]");
   if (!(asked.sample_share > 0 && asked.sample_share <= 1))
