@@ -71,7 +71,9 @@ const std::vector<FitMethod>& fit_methods() {
       {"prefixkv", "shares of each layer at every level that hold one share of its attention, the same in all",
        "mean distance of a layer's share from the held-out prompt's own, at 50 % dropped", fit_layer_curves, false},
       {"razor", "how much each head looks at what followed before, and at the same token before, in text that repeats",
-       "1 − correlation of the first with the held-out one", fit_echo_heads, false}};
+       "1 − correlation of the first with the held-out one", fit_echo_heads, false},
+      {"compresskv", "heads that find again what the answer repeats (needle spans), and what eviction costs each layer",
+       "1 − correlation of the heads' scores with the held-out ones", fit_retrieval_heads}};
   return methods;
 }
 

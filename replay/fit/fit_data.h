@@ -64,6 +64,7 @@ void fit_streaming_error(const FitSplit& split, Calibration& out);
 void fit_head_curves(const FitSplit& split, Calibration& out);
 void fit_layer_curves(const FitSplit& split, Calibration& out);
 void fit_echo_heads(const FitSplit& split, Calibration& out);
+void fit_retrieval_heads(const FitSplit& split, Calibration& out);
 void fit_learned_score(const FitSplit& split, Calibration& out);
 void fit_learned_gate(const FitSplit& split, Calibration& out);
 

@@ -37,6 +37,9 @@ std::shared_ptr<const Calibration> synthetic_calibration(const std::string& meth
     for (const char* name : {"echo", "induction"}) maker.normal(name, {card.layers, card.kv_heads});
   } else if (method == "lukv") {
     maker.uniform("prune", {99, card.layers, card.kv_heads});
+  } else if (method == "compresskv") {
+    maker.normal("head", {card.layers, card.query_heads});
+    maker.uniform("layer", {card.layers});
   } else if (method == "prefixkv") {
     maker.uniform("prune", {99, card.layers, 1});
   } else if (method == "qfilters") {
