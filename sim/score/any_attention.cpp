@@ -6,6 +6,7 @@
 #include <Eigen/Core>
 
 #include "sim/engine/score_support.h"
+#include "sim/engine/slot_part.h"
 
 namespace kvgrind::sim::scores {
 namespace {
@@ -13,14 +14,13 @@ namespace {
 using Rows = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
 Array<float, 2> unmasked(const ScoreContext& context, std::int64_t head, std::int64_t first, std::int64_t n) {
-  const std::int64_t group = head * context.cache.heads() / context.facts.card->query_heads;
-  const GroupSlots& slots = context.cache.group(context.layer, group);
+  const GroupSlots& slots = slots_of_head(context, head);
   const Array<float, 2> q = context.signals.queries(context.layer, head, first, n);
   Array<float, 2> out({n, slots.size()});
   Eigen::Map<Rows> p(out.data(), n, slots.size());
   p = Eigen::Map<const Rows>(q.data(), n, slots.head_dim) *
       Eigen::Map<const Rows>(slots.k.data(), slots.size(), slots.head_dim).transpose();
-  for (std::int64_t i = 0; i < n; ++i) {
+  for (std::int64_t i = 0; i < n && slots.size() > 0; ++i) {
     p.row(i) = (p.row(i).array() - p.row(i).maxCoeff()).exp();
     p.row(i) /= p.row(i).sum();
   }
@@ -40,7 +40,7 @@ void score(const ScoreContext& context, Columns& out) {
     const std::int64_t n = std::min(block, tokens - first);
     Array<float, 2> mean({n, static_cast<std::int64_t>(out.s.size())});
     for (std::int64_t head = 0; head < card.query_heads; ++head) {
-      const auto& from = context.cache.group(context.layer, head * context.cache.heads() / card.query_heads).position;
+      const auto& from = slots_of_head(context, head).position;
       const Array<float, 2> p = official ? unmasked(context, head, first, n) : context.attention(head, first, n);
       for (std::size_t i = 0, j = 0; i < at.size(); ++i) {
         while (j < from.size() && from[j] < at[i]) ++j;

@@ -4,7 +4,7 @@
 //   deviations: where groups hold different slots (other selectors), a head counts 0 for tokens it has lost
 #include <algorithm>
 
-#include "sim/engine/primitive.h"
+#include "sim/engine/slot_part.h"
 
 namespace kvgrind::sim::scores {
 namespace {
@@ -15,7 +15,7 @@ void score([[maybe_unused]] const ScoreContext& context, Columns& out) {
   std::vector<double> sum(out.s.size(), 0.0);
   for (std::int64_t head = 0; head < card.query_heads; ++head) {
     const std::vector<double> row = context.attention_sum(head, context.moment.tokens - 1, 1);
-    const GroupSlots& other = context.cache.group(context.layer, head * context.cache.heads() / card.query_heads);
+    const GroupSlots& other = slots_of_head(context, head);
     std::size_t at = 0;
     for (std::size_t j = 0; j < row.size(); ++j) {
       while (at < sum.size() && slots.position[at] < other.position[j]) ++at;

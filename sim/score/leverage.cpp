@@ -37,13 +37,16 @@ Matrix sketch(const ScoreContext& context, std::int64_t dim, std::int64_t m) {
 
 void leverage_of(Matrix x, double ridge, std::span<float> out) {
   x.rowwise() -= x.colwise().mean().eval();
-  const Matrix gram = x.transpose() * x;
+  // The smaller of the two products: x (XᵀX + r)⁻¹ xᵀ is the diagonal of XXᵀ (XXᵀ + r)⁻¹.
+  const bool wide = x.cols() > x.rows();
+  const Matrix gram = wide ? Matrix(x * x.transpose()) : Matrix(x.transpose() * x);
   for (int attempt = 0; attempt < 5; ++attempt, ridge *= 10) {
     const Eigen::LLT<Matrix> factor(gram + ridge * Matrix::Identity(gram.rows(), gram.cols()));
     if (factor.info() != Eigen::Success) continue;
-    const Matrix solved = factor.solve(x.transpose()).transpose();
+    const Matrix solved = wide ? Matrix(factor.solve(gram)) : Matrix(factor.solve(x.transpose()).transpose());
     for (Eigen::Index j = 0; j < x.rows(); ++j)
-      out[static_cast<std::size_t>(j)] = static_cast<float>(std::max(0.0, x.row(j).dot(solved.row(j))));
+      out[static_cast<std::size_t>(j)] =
+          static_cast<float>(std::max(0.0, wide ? solved(j, j) : x.row(j).dot(solved.row(j))));
     return;
   }
   throw Error(Category::usage, {.doing = "scoring by leverage",

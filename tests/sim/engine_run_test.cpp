@@ -1,4 +1,4 @@
-// Properties of runs: counts, nesting, threads, schedules, reading, NaN, random compositions.
+// Properties of runs: counts, nesting, threads, schedules, reading, NaN.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -433,50 +433,6 @@ TEST(Run, AnActMaySeeTheWholeLayerFirst) {
   source.feed(cache, 0, 30);
   run.segment_end(Role::context, 30, true);
   for (std::int64_t group = 0; group < 3; ++group) EXPECT_EQ(cache.group(1, group).size(), 3);
-}
-
-TEST(Run, RandomCompositionsRun) {
-  int ran = 0;
-  for_all(23, 600, [&](std::mt19937_64& rng) {
-    const auto pick = [&](const auto& rows) { return std::string(rows[rng() % rows.size()]->name); };
-    std::string act = pick(sim::act_rows());
-    if (act == "classes") act = "classes([exact(share=0.3),code(bits=3,group=5,axis=channel,share=0.3),drop])";
-    const std::string line = "score=" + pick(sim::score_rows()) + " budget=" + pick(sim::budget_rows()) +
-                             " select=" + pick(sim::select_rows()) + " act=" + act +
-                             " schedule=" + pick(sim::schedule_rows()) + " read=" + pick(sim::read_rows());
-    SCOPED_TRACE(line);
-    const SyntheticShape shape{.layers = 1 + static_cast<std::int64_t>(rng() % 3),
-                               .tokens = 20 + static_cast<std::int64_t>(rng() % 30),
-                               .window = rng() % 2 ? 12 : 0};
-    const SyntheticSource source(random_data(rng, shape));
-    const EngineSetup setup{.amount = rng() % 2 ? fraction(0.01 + 0.98 * static_cast<double>(rng() % 100) / 100)
-                                                : tokens(1 + static_cast<std::int64_t>(rng() % 30)),
-                            .compress_at = shape.tokens - 6,
-                            .steps = 6,
-                            .chunk = rng() % 2 ? 7 : 0};
-    std::optional<EngineRun> run;
-    try {
-      run = run_engine(line, source, setup);
-    } catch (const Error& error) {
-      // A score or act still under way may need what this line does not give; nothing else may stop a run.
-      EXPECT_THAT(error.what(), testing::AnyOf(testing::HasSubstr("without"), testing::HasSubstr("gives the column"),
-                                               testing::HasSubstr("no signal")));
-      return;
-    }
-    ++ran;
-    run->cache.ledger().check();
-    const sim::PolicyPtr policy = sim::bind_policy(line);
-    if (policy->select_row().count <= sim::CountClass::at_most) {
-      for (std::size_t i = 0; i < run->effective.size(); ++i) EXPECT_LE(run->effective[i], run->requested[i]);
-    }
-    for (std::int64_t layer = 0; layer < shape.layers; ++layer)
-      for (std::int64_t group = 0; group < run->cache.heads(); ++group) {
-        const auto set = run->kept(layer, group);
-        EXPECT_EQ(std::adjacent_find(set.begin(), set.end(), std::greater_equal<>()), set.end()) << "sorted, unique";
-        EXPECT_TRUE(set.empty() || (set.front() >= 0 && set.back() < shape.tokens));
-      }
-  });
-  EXPECT_GT(ran, 250);
 }
 
 }  // namespace
