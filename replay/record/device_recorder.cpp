@@ -215,7 +215,9 @@ void DeviceRecorder::State::choose_queries(const TapPass& pass, DeviceStream str
         if (gone(i)) left_out.push_back(i);
       std::erase_if(chosen, gone);
     };
-    if (wanted > 0 && pressure.gives_up(spool, card.layers * BlockShape(card, 1, n, wanted, 1).size_bytes)) {
+    // A pass larger than the spool goes through it bit by bit.
+    const std::int64_t bytes = card.layers * BlockShape(card, 1, n, wanted, 1).size_bytes;
+    if (wanted > 0 && pressure.gives_up(spool, std::min(bytes, spool.capacity_bytes() / 2))) {
       leave([](std::int32_t) { return true; });
       pressure.dropped_prompt(wanted);
     } else if (every != 1) {
@@ -223,12 +225,12 @@ void DeviceRecorder::State::choose_queries(const TapPass& pass, DeviceStream str
       pressure.left_out(static_cast<std::int64_t>(left_out.size()));
     }
   }
-  const auto bytes = static_cast<std::int64_t>(chosen.size()) * 4;
-  if (chosen_device.size_bytes() < bytes) {
+  const auto list_bytes = static_cast<std::int64_t>(chosen.size()) * 4;
+  if (chosen_device.size_bytes() < list_bytes) {
     chosen_device = {};
-    chosen_device = DeviceBuffer(bytes, "the recording's ring");
+    chosen_device = DeviceBuffer(list_bytes, "the recording's ring");
   }
-  kernels::copy_to_device(chosen_device.as(), chosen.data(), bytes, stream);
+  kernels::copy_to_device(chosen_device.as(), chosen.data(), list_bytes, stream);
   spool.reserve(0);
   spool.submit(
       [this, pass, ids = std::vector<std::int32_t>(pass.ids.begin(), pass.ids.end()), left_out = std::move(left_out)] {
