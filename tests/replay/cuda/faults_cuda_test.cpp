@@ -161,7 +161,9 @@ TEST_F(FaultsCuda, ASlowDiskLosesWhatWasChosenAndNothingElse) {
     AtToken disk([&](std::int64_t done) { still = done >= prompt + 1 && done < prompt + 330; });
     const RecordOutcome outcome = record(one, &disk, {});
     ASSERT_FALSE(outcome.left_out.empty());  // prompt passes may have lost queries too
-    if (choice == OnFull::drop) EXPECT_NE(outcome.left_out[0].find("steps: dropped"), std::string::npos);
+    if (choice == OnFull::drop) {
+      EXPECT_NE(outcome.left_out[0].find("steps: dropped"), std::string::npos);
+    }
     for (const std::string& line : outcome.left_out)
       std::printf("%s; %lld waits\n", line.c_str(), static_cast<long long>(outcome.spool_waits));
     const traces::CheckReport report = traces::check_trace(one.out, true);
