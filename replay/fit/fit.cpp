@@ -73,7 +73,9 @@ const std::vector<FitMethod>& fit_methods() {
       {"razor", "how much each head looks at what followed before, and at the same token before, in text that repeats",
        "1 − correlation of the first with the held-out one", fit_echo_heads, false},
       {"compresskv", "heads that find again what the answer repeats (needle spans), and what eviction costs each layer",
-       "1 − correlation of the heads' scores with the held-out ones", fit_retrieval_heads}};
+       "1 − correlation of the heads' scores with the held-out ones", fit_retrieval_heads},
+      {"uncomp", "place of each head in its layer, and the layer's profile, by the matrix entropy of queries",
+       "1 − correlation of the heads' places with the held-out ones", fit_matrix_entropy, false}};
   return methods;
 }
 

@@ -40,6 +40,9 @@ std::shared_ptr<const Calibration> synthetic_calibration(const std::string& meth
   } else if (method == "compresskv") {
     maker.normal("head", {card.layers, card.query_heads});
     maker.uniform("layer", {card.layers});
+  } else if (method == "uncomp") {
+    maker.uniform("head", {card.layers, card.query_heads});
+    maker.normal("layer", {card.layers}, 10.0f);
   } else if (method == "prefixkv") {
     maker.uniform("prune", {99, card.layers, 1});
   } else if (method == "qfilters") {
