@@ -14,19 +14,12 @@
 #include "traces/kvt/recording_plan.h"
 
 namespace kvgrind::traces {
-namespace {
-
-float norm(View<const float, 2> x, std::int64_t row) {
-  double sum = 0.0;
-  for (std::int64_t i = 0; i < x.extent(1); ++i) sum += static_cast<double>(x(row, i)) * static_cast<double>(x(row, i));
-  return static_cast<float>(std::sqrt(sum));
-}
-
-}  // namespace
-
 // Stops cleanly while there is still room to do so.
 void Recorder::State::reserve(std::int64_t bytes) {
-  const std::int64_t needed = bytes + bytes / 2 + options.reserve_bytes, free = file->output().free_bytes();
+  const std::int64_t needed = bytes + bytes / 2 + options.reserve_bytes, waiting = queue.waiting_bytes();
+  if (file->output().free_bytes() >= needed + waiting + waiting / 2) return;
+  queue.drain();
+  const std::int64_t free = file->output().free_bytes();
   if (free >= needed) return;
   const std::string kept_free = fmt::format("{} bytes free", free);
   stop(StatusCode::truncated_disk_full);
@@ -113,132 +106,6 @@ void Recorder::State::begin(const TapPass& pass) {
   if (one.attention) one.attention->prepare(pass.first, n, pass.decode);
 }
 
-void Recorder::State::layer(const TapLayer& tap) {
-  if (!in_pass || tap.layer != next_layer || tap.lse.extent(0) != pass_rows)
-    throw Error(Category::usage, {.doing = "recording",
-                                  .on = fmt::format("layer {}", tap.layer),
-                                  .found = fmt::format("{} rows", tap.lse.extent(0)),
-                                  .expected = fmt::format("layer {} with {} rows", next_layer, pass_rows)});
-  ++next_layer;
-  const View<const float, 3> lse_rows(tap.lse.data(), {tap.lse.extent(0), 1, tap.lse.extent(1)},
-                                      {tap.lse.stride(0), tap.lse.stride(0), tap.lse.stride(1)});
-  const auto put = [&tap](GroupBuffer& to, std::int64_t at, View<const float, 3> view, const TapRows& own,
-                          std::span<const std::int64_t> which) {
-    if (own.data)
-      to.put(tap.layer, at, own, which);
-    else
-      to.put(tap.layer, at, view, which);
-  };
-  std::vector<std::int64_t> from;
-  for (Range& range : ranges) {
-    const std::int64_t a = std::max(range.first, pass_row), b = std::min(range.end, pass_row + pass_rows);
-    if (a >= b) continue;
-    from.resize(static_cast<std::size_t>(b - a));
-    std::iota(from.begin(), from.end(), a - pass_row);
-    put(k, a - range.first, tap.k, tap.rows_k, from);
-    put(v, a - range.first, tap.v, tap.rows_v, from);
-    lse.put(tap.layer, a - range.first, lse_rows, from);
-    if (content.queries) {
-      const std::int64_t qa = std::max(range.query_first, pass_query_row);
-      const auto begin = chosen.begin() + (qa - pass_query_row),
-                 end = chosen.begin() + (range.query_end - pass_query_row);
-      if (begin < end) put(q, qa - range.query_first, tap.q, tap.rows_q, std::span(begin, end));
-    }
-    if (range.end % C == 0) write_layer(range, tap.layer);
-  }
-  for (std::int64_t i = 0; i < pass_rows; ++i) {
-    const std::int64_t at = pass_row + i - committed;
-    if (tap.input.extent(0) == pass_rows) row_buffer(Small::hidden_norm).set(at, tap.layer, norm(tap.input, i));
-    if (tap.attn_in.extent(0) == pass_rows) row_buffer(Small::attn_in_norm).set(at, tap.layer, norm(tap.attn_in, i));
-  }
-  OpenSequence& one = opened(pass_sequence);
-  if (one.moments && tap.q_pre.extent(0) == pass_rows) one.moments->add(tap.layer, pass_first, tap.q_pre);
-}
-
-void Recorder::State::write_layer(Range& range, std::int64_t l) {
-  const std::int64_t n = range.end - range.first, queries = range.query_end - range.query_first;
-  struct Slice {
-    const char* name;
-    const GroupBuffer* buffer;
-    std::int64_t head, first, count, column;
-  };
-  std::vector<Slice> slices;
-  for (std::int64_t h = 0; h < plan.card.kv_heads; ++h) {
-    slices.push_back({"k", &k, h, range.first, n, columns.k(l, h)});
-    slices.push_back({"v", &v, h, range.first, n, columns.v(l, h)});
-  }
-  if (content.queries)
-    for (std::int64_t h = 0; h < plan.card.query_heads; ++h)
-      slices.push_back({"q", &q, h, range.query_first, queries, columns.q(l, h)});
-  slices.push_back({"lse", &lse, 0, range.first, n, columns.lse(l)});
-  const auto sum = [&](std::int64_t i) {
-    const Slice& slice = slices[static_cast<std::size_t>(i)];
-    range.sums[static_cast<std::size_t>(slice.column)] =
-        hash_bytes(slice.buffer->rows(l, slice.head), slice.count * slice.buffer->row_bytes());
-  };
-  const std::int64_t size = static_cast<std::int64_t>(slices.size());
-  if (n * k.row_bytes() >= (64 << 10))
-    parallel_for(size, sum);
-  else
-    for (std::int64_t i = 0; i < size; ++i) sum(i);
-  for (const Slice& slice : slices)
-    file->write_group(slice.name, l, slice.head, slice.first, slice.count, slice.buffer->rows(l, slice.head));
-  ++range.layers_written;
-}
-
-void Recorder::State::commit_range(Range& range) {
-  if (range.layers_written == 0)
-    for (std::int64_t l = 0; l < plan.card.layers; ++l) write_layer(range, l);
-  const std::int64_t n = range.end - range.first, queries = range.query_end - range.query_first;
-  std::int64_t bytes = 0;
-  if (content.text) {
-    std::int64_t end = 0;
-    std::memcpy(&end, row_buffer(Small::text_end).data() + (n - 1) * 8, 8);
-    bytes = end - committed_text;
-  }
-  for (int i = 0; i < small_count; ++i) {
-    const Small which = static_cast<Small>(i);
-    if (!has_small(content, which)) continue;
-    const std::int64_t count = which == Small::q_row ? queries : which == Small::text ? bytes : n;
-    RowBuffer& buffer = row_buffer(which);
-    file->append(small_name(which), count, buffer.data());
-    range.sums[static_cast<std::size_t>(columns.small(which))] = hash_bytes(buffer.data(), count * buffer.row_bytes());
-    buffer.drop_front(count);
-  }
-  file->append("tok_sums", 1, range.sums.data());
-  Row row{};
-  row[commit_column::first_row] = static_cast<std::uint64_t>(range.first);
-  row[commit_column::rows] = static_cast<std::uint64_t>(n);
-  row[commit_column::first_query] = static_cast<std::uint64_t>(range.query_first);
-  row[commit_column::queries] = static_cast<std::uint64_t>(queries);
-  row[commit_column::first_byte] = static_cast<std::uint64_t>(committed_text);
-  row[commit_column::bytes] = static_cast<std::uint64_t>(bytes);
-  row[commit_column::tok_sequence] = static_cast<std::uint64_t>(current);
-  fold_token_sums(columns, range.sums, row);
-  file->commit(Stream::tok, row);
-  committed = range.end;
-  committed_text += bytes;
-  last_commit = std::chrono::steady_clock::now();
-}
-
-void Recorder::State::commit_due() {
-  while (!ranges.empty() && ranges.front().end % C == 0 && ranges.front().end > ranges.front().first &&
-         (pending_row < 0 || pending_row >= ranges.front().end)) {
-    commit_range(ranges.front());
-    ranges.pop_front();
-  }
-  if (!decode || ranges.empty() || pending_row >= 0) return;
-  if (rows - committed >= 64 || std::chrono::steady_clock::now() - last_commit >= std::chrono::seconds(1))
-    commit_tail();
-}
-
-void Recorder::State::commit_tail() {
-  while (!ranges.empty()) {
-    if (ranges.front().end > ranges.front().first) commit_range(ranges.front());
-    ranges.pop_front();
-  }
-}
-
 void Recorder::State::resolve_next(std::int32_t token) {
   if (token >= 0 && token < static_cast<std::int64_t>(pending_logits.size()))
     row_buffer(Small::nll)
@@ -258,7 +125,7 @@ void Recorder::State::end(const TapEnd& tap) {
   const std::int64_t offset = pass_row - committed, L = plan.card.layers;
   if (tap.final_residual.extent(0) == pass_rows)
     for (std::int64_t i = 0; i < pass_rows; ++i)
-      row_buffer(Small::hidden_norm).set(offset + i, L, norm(tap.final_residual, i));
+      row_buffer(Small::hidden_norm).set(offset + i, L, row_norm(tap.final_residual, i));
 
   const std::int64_t given = static_cast<std::int64_t>(tap.logit_rows.size()), vocab = tap.logits.extent(1);
   std::vector<double> log_sum(static_cast<std::size_t>(given));
@@ -378,7 +245,7 @@ bool Recorder::wants_probabilities(std::int64_t) const {
 bool Recorder::wants_all_logits() const { return state_->content.logits_top64; }
 
 void Recorder::begin(const TapPass& pass) {
-  state_->guarded([&] { state_->begin(pass); });
+  state_->guarded([&] { state_->begin(pass); }, State::Begins::at_once);
 }
 void Recorder::probabilities(const TapProbabilities& block) {
   if (state_->ended) return;
@@ -386,10 +253,10 @@ void Recorder::probabilities(const TapProbabilities& block) {
   if (it != state_->open.end() && it->second.attention) it->second.attention->add(block);
 }
 void Recorder::layer(const TapLayer& layer) {
-  state_->guarded([&] { state_->layer(layer); });
+  state_->guarded([&] { state_->layer(layer); }, State::Begins::at_once);
 }
 void Recorder::end(const TapEnd& end) {
-  state_->guarded([&] { state_->end(end); });
+  state_->guarded([&] { state_->end(end); }, State::Begins::at_once);
 }
 void Recorder::column_sums(std::int64_t sequence, std::int64_t layer, std::int64_t segment, View<const float, 2> sums) {
   const auto it = state_->open.find(sequence);
@@ -416,6 +283,6 @@ void Recorder::interrupt() {
       state_->stop(StatusCode::interrupted);
   });
 }
-std::int64_t Recorder::committed_rows() const { return state_->committed; }
+std::int64_t Recorder::committed_rows() const { return state_->landed; }
 
 }  // namespace kvgrind::traces

@@ -1,7 +1,9 @@
 // Recording: a Tap that writes a `.kvt` crash-safely with bounded memory. See traces/SCHEMA.md and the protocol there.
 //
 // Memory held, with C tokens a chunk (see header: chunk_rows; C · (row of k, v, q, lse over all layers) ≤ 512 MiB):
-//   C · L · ((2 Hk + Hq) · D · element + 4 Hq) bytes of rows that wait for their chunk, whatever the run's length
+//   C · L · ((2 Hk + Hq) · D · element + 4 Hq) bytes of rows that wait for their chunk, whatever the run's length; a
+//   layer's part of that where passes fill whole chunks
+// + 8 MiB, or one chunk, that wait for the thread that writes while the model goes on
 // + (n + C) · (8 L + 600) bytes of small per-token rows, n = tokens of one pass
 // + while a sequence is open: column sums 4 · L · Hq · T bytes a segment (at most 4, and one for queries of none),
 //   maps 2 · L · Hq · 132 KiB at most, query statistics 8 · L · Hq · (D² + 1.5 D) bytes a segment; all of it is in the

@@ -1,6 +1,7 @@
 // Inside of the recorder. Not for other folders.
 #pragma once
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <deque>
 #include <limits>
@@ -17,6 +18,7 @@
 #include "traces/kvt/query_moments.h"
 #include "traces/kvt/recorder.h"
 #include "traces/kvt/row_buffers.h"
+#include "traces/kvt/write_queue.h"
 
 namespace kvgrind::traces {
 
@@ -27,6 +29,8 @@ struct Range {
   std::vector<std::uint64_t> sums;              // a row of tok_sums
   std::int64_t layers_written = 0;
 };
+
+float row_norm(View<const float, 2> x, std::int64_t row);  // L2
 
 struct Extent {
   std::int64_t first_row = 0, rows = 0, first_position = 0;
@@ -47,7 +51,10 @@ struct Recorder::State {
   Content content;
   std::vector<std::string> not_recorded;
   std::int64_t C = 16;
+  // Rows of tokens are written by the queue, in order; everything else goes to the file directly once it is drained.
   std::unique_ptr<FileWriter> file;
+  WriteQueue queue{queue_bytes};
+  static constexpr std::int64_t queue_bytes = std::int64_t{8} << 20;
   bool ended = false;  // closed, stopped or failed: nothing more is written
   SumColumns columns{};
 
@@ -55,6 +62,8 @@ struct Recorder::State {
   std::array<RowBuffer, small_count> small;
   std::deque<Range> ranges;
   std::int64_t rows = 0, query_rows = 0, text_bytes = 0, committed = 0, committed_text = 0;
+  std::atomic<std::int64_t> landed =
+      0;  // rows whose commit is in the file; `committed` counts those given to the queue
   std::chrono::steady_clock::time_point last_commit = std::chrono::steady_clock::now();
 
   std::map<std::int64_t, OpenSequence> open;
@@ -87,10 +96,13 @@ struct Recorder::State {
   void layer(const TapLayer& layer);
   void end(const TapEnd& end);
   void resolve_next(std::int32_t token);
+  void hash_layer(Range& range, std::int64_t layer);
+  void give_slice(const Range& range, GroupBuffer& from, std::int64_t layer, std::int64_t head);
   void write_layer(Range& range, std::int64_t layer);
   void commit_range(Range& range);
   void commit_due();
-  void commit_tail();
+  void commit_all();   // of what was shown so far
+  void commit_tail();  // the same, and waits until it is in the file
   void drop_pass();
   void sequence_done(std::int64_t id, std::int32_t next_token);
   void write_colsums(OpenSequence& one, std::int64_t id, Row& commit, Hasher& tables);
@@ -100,12 +112,15 @@ struct Recorder::State {
   void finish();
   void stop(StatusCode code);
 
-  // Runs a piece of writing; after a write fault nothing is touched any more.
+  // Runs a piece of writing; after a write fault nothing is touched any more. Only work that leaves the file to the
+  // queue may begin before that is drained.
+  enum class Begins : std::uint8_t { when_drained, at_once };
   template <class F>
-  void guarded(F&& work) {
+  void guarded(F&& work, Begins begins = Begins::when_drained) {
     if (ended)
       throw Error(Category::write, {.doing = "writing trace", .on = plan_path, .found = "a recording that has ended"});
     try {
+      if (begins == Begins::when_drained) queue.drain();
       work();
     } catch (const Error& error) {
       if (error.category() == Category::write && !ended) {
@@ -120,7 +135,7 @@ struct Recorder::State {
   }
   std::string plan_path;
   std::string usable() const {
-    return "the first " + std::to_string(committed) + " tokens are in " + file->output().part().string();
+    return "the first " + std::to_string(landed.load()) + " tokens are in " + file->output().part().string();
   }
 };
 

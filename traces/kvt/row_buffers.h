@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -13,24 +14,35 @@
 
 namespace kvgrind::traces {
 
-// Rows of k, v, q or lse in the file's dtype, [L][heads][capacity][width]: each (layer, head) is contiguous.
+// Room for one chunk of rows; the last holder gives it back to the buffer it came from, for the next chunk.
+using Block = std::shared_ptr<std::byte>;
+
+// Rows of k, v, q or lse in the file's dtype: of each (layer, head) one chunk of them, [capacity][width]. Blocks exist
+// only where rows wait, so a pass that fills whole chunks needs those of a layer or two.
 class GroupBuffer {
  public:
   GroupBuffer() = default;
   GroupBuffer(DType dtype, std::int64_t layers, std::int64_t heads, std::int64_t capacity, std::int64_t width);
 
-  // Rows `from[i]` of x [n, heads, width] into places at, at+1, …
-  void put(std::int64_t layer, std::int64_t at, View<const float, 3> x, std::span<const std::int64_t> from);
+  // Rows `from[i]` of one head of x [n, heads, width] into places at, at+1, … Heads may be filled in parallel.
+  void put(std::int64_t layer, std::int64_t head, std::int64_t at, View<const float, 3> x,
+           std::span<const std::int64_t> from);
   // The same from rows in the run's own type: copied as they are when that is the file's.
-  void put(std::int64_t layer, std::int64_t at, const TapRows& x, std::span<const std::int64_t> from);
-  const std::byte* rows(std::int64_t layer, std::int64_t head) const;
+  void put(std::int64_t layer, std::int64_t head, std::int64_t at, const TapRows& x,
+           std::span<const std::int64_t> from);
+  const std::byte* rows(std::int64_t layer, std::int64_t head) const;  // null before the first put
+  Block take(std::int64_t layer, std::int64_t head);                   // the rows, which then are no longer here
   std::int64_t row_bytes() const { return width_ * size_bytes(dtype_); }
   std::int64_t heads() const { return heads_; }
 
  private:
+  struct Spare;
+  std::byte* room(std::int64_t layer, std::int64_t head, std::int64_t at);
+
   DType dtype_ = DType::f32;
   std::int64_t heads_ = 0, capacity_ = 0, width_ = 0;
-  std::vector<std::byte> bytes_;
+  std::vector<Block> blocks_;     // [layers][heads]
+  std::shared_ptr<Spare> spare_;  // blocks that nobody holds; outlives them
 };
 
 // Uncommitted rows of one small per-token dataset, oldest first.
@@ -51,7 +63,10 @@ class RowBuffer {
   // Makes `rows` rows, new ones filled with copies of `value`.
   template <class T>
   void extend(std::int64_t rows, T value) {
-    while (static_cast<std::int64_t>(bytes_.size()) < rows * row_bytes_) push(value);
+    const std::size_t old = bytes_.size(), size = static_cast<std::size_t>(rows * row_bytes_);
+    if (size <= old) return;
+    bytes_.resize(size);
+    for (std::size_t at = old; at < size; at += sizeof(T)) std::memcpy(bytes_.data() + at, &value, sizeof(T));
   }
   template <class T>
   void set(std::int64_t row, std::int64_t column, T value) {
