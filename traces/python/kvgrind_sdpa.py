@@ -56,8 +56,11 @@ def _with_lse(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False,
         except (AttributeError, TypeError):  # a PyTorch whose kernels are called otherwise
             out = lse = None
         if out is not None:
-            B, heads, n = query.shape[:3]
-            if lse.dtype == torch.float32 and lse.numel() == B * heads * n:
-                _asked.lse, _asked.kernel = lse.detach().reshape(B, heads, n), kernel
+            if lse.requires_grad:
+                lse = lse.detach()
+            if lse.shape != query.shape[:3]:  # [B, Hq, n, 1]
+                lse = lse.reshape(query.shape[:3]) if lse.numel() == query.shape[:3].numel() else None
+            if lse is not None and lse.dtype == torch.float32:
+                _asked.lse, _asked.kernel = lse, kernel
             return out
     return _plain(query, key, value, attn_mask=attn_mask, dropout_p=dropout_p, is_causal=is_causal, scale=scale, **gqa)
