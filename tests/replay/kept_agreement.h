@@ -86,6 +86,7 @@ inline Decided decide(const replay::SequenceData& data, const sim::PolicyPtr& po
 struct Agreement {
   std::int64_t decisions = 0, slots = 0, kept = 0;
   std::int64_t near_ties = 0;   // slots of another fate, their score at the cut
+  std::int64_t rank_ties = 0;   // the same where scores are whole numbers (ranks): within two of the cut
   std::int64_t others = 0;      // slots of another fate, their score away from it
   std::int64_t followers = 0;   // decisions over other slots, an earlier decision having differed
   double largest_metric = 0.0;  // difference of any metric
@@ -93,21 +94,22 @@ struct Agreement {
 
   void add(const Agreement& more) {
     decisions += more.decisions, slots += more.slots, kept += more.kept, near_ties += more.near_ties;
+    rank_ties += more.rank_ties;
     others += more.others, followers += more.followers;
     largest_metric = std::max(largest_metric, more.largest_metric);
     if (worst.empty()) worst = more.worst;
   }
 };
 
-// Smallest relative distance of slot i's score from that of a slot whose fate is another, among the groups of one
-// budget.
-inline double distance_from_cut(const std::vector<const Decision*>& scope, const Decision& mine, std::size_t i) {
+// Smallest distance of slot i's score from that of a slot whose fate is another, among the groups of one budget.
+inline double distance_from_cut(const std::vector<const Decision*>& scope, const Decision& mine, std::size_t i,
+                                bool relative) {
   const double own = mine.score[i];
   double least = INFINITY;
   for (const Decision* other : scope)
     for (std::size_t j = 0; j < other->fate.size(); ++j)
       if (other->fate[j] != mine.fate[i]) {
-        const double s = other->score[j], scale = std::max(std::fabs(s), std::fabs(own));
+        const double s = other->score[j], scale = relative ? std::max(std::fabs(s), std::fabs(own)) : 1.0;
         least = std::min(least, s == own ? 0.0 : std::fabs(s - own) / scale);
       }
   return least;
@@ -133,9 +135,16 @@ inline Agreement agreement(const Decided& a, const Decided& b, sim::Scope scope)
           sharing.push_back(&one);
       for (std::size_t i = 0; i < x.fate.size(); ++i) {
         if (x.fate[i] == y.fate[i]) continue;
-        const double distance = distance_from_cut(sharing, x, i);
+        const double distance = distance_from_cut(sharing, x, i, true);
         if (distance <= near_tie) {
           ++out.near_ties;
+          continue;
+        }
+        // A near tie of what is ranked moves the ranks by one.
+        const auto whole = [](float score) { return std::floor(score) == score; };
+        if (std::all_of(x.score.begin(), x.score.end(), whole) && std::fabs(x.score[i] - y.score[i]) <= 1.0f &&
+            distance_from_cut(sharing, x, i, false) <= 2.0) {
+          ++out.rank_ties;
           continue;
         }
         ++out.others;

@@ -82,24 +82,26 @@ inline Agreement print_agreement(const std::vector<PresetAgreement>& all, const 
     ++ran;
     const Agreement& s = one.sum;
     sum.add(s);
-    if (s.near_ties + s.others + s.followers == 0) {
+    if (s.near_ties + s.rank_ties + s.others + s.followers == 0) {
       ++equal;
       continue;
     }
     if (!lines) continue;
     std::printf(
-        "  %-22s slots %lld, near ties %lld, others %lld, later decisions over other slots %lld of %lld, "
+        "  %-22s slots %lld, near ties %lld, of ranks %lld, others %lld, later decisions over other slots %lld of "
+        "%lld, "
         "metrics %.2g %s\n",
         one.preset.c_str(), static_cast<long long>(s.slots), static_cast<long long>(s.near_ties),
-        static_cast<long long>(s.others), static_cast<long long>(s.followers), static_cast<long long>(s.decisions),
-        s.largest_metric, s.worst.c_str());
+        static_cast<long long>(s.rank_ties), static_cast<long long>(s.others), static_cast<long long>(s.followers),
+        static_cast<long long>(s.decisions), s.largest_metric, s.worst.c_str());
   }
   std::printf(
-      "%s: %d presets, %d with equal kept sets; %lld decisions over %lld slots, %lld near ties, %lld others, "
+      "%s: %d presets, %d with equal kept sets; %lld decisions over %lld slots, %lld near ties, %lld of ranks, %lld "
+      "others, "
       "%lld decisions over other slots; metrics within %.2g\n",
       what, ran, equal, static_cast<long long>(sum.decisions), static_cast<long long>(sum.slots),
-      static_cast<long long>(sum.near_ties), static_cast<long long>(sum.others), static_cast<long long>(sum.followers),
-      sum.largest_metric);
+      static_cast<long long>(sum.near_ties), static_cast<long long>(sum.rank_ties), static_cast<long long>(sum.others),
+      static_cast<long long>(sum.followers), sum.largest_metric);
   return sum;
 }
 
