@@ -45,6 +45,20 @@ class Interrupted(ProgramTest):
             self.assertIn("interrupted", self.run_line("kvgrind check repaired.kvt", expect=6).stdout)
             part.unlink()
 
+    def test_record_in_segments_interrupted_is_joined(self):
+        process = self.long_recording("pieces.kvt", "--segments")
+        part = self.folder / "pieces.kvt.part"
+        self.wait_for(lambda: (part / "0001.open").exists() and (part / "0001.open").stat().st_size > 500_000, process)
+        process.send_signal(signal.SIGINT)
+        _, talk = process.communicate(timeout=30)
+        self.assertEqual(process.returncode, 130, talk)
+        self.assertIn("kvgrind repair pieces.kvt.part", talk)
+        self.assertIn("kvgrind repair", self.run_line("kvgrind info pieces.kvt.part", expect=4).stderr)
+        report = json.loads(self.run_line("kvgrind repair pieces.kvt.part -o joined.kvt --json").stdout)
+        self.assertGreater(report["kept_tokens"], 0)
+        info = json.loads(self.run_line("kvgrind info --json joined.kvt").stdout)
+        self.assertEqual((info["rows"], info["state"]), (report["kept_tokens"], "interrupted"))
+
     def test_two_writers(self):
         first = self.long_recording("shared.kvt")
         part = self.folder / "shared.kvt.part"

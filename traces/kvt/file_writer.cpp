@@ -1,6 +1,7 @@
 #include "traces/kvt/file_writer.h"
 
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <bit>
@@ -28,11 +29,29 @@ void sync_descriptor(const hdf5::File& file) {
 
 }  // namespace
 
-FileWriter::FileWriter(const std::filesystem::path& final, bool force, FsyncMode fsync, FileStart start)
-    : output_(final, force), fsync_(fsync), start_ms_(now_ms()) {
+FileWriter::FileWriter(const std::filesystem::path& final, bool force, FsyncMode fsync, FileStart start,
+                       bool wants_segments, std::int64_t segment_bytes)
+    : output_(final, force),
+      fsync_(fsync),
+      segmented_(wants_segments || network_file_system(final) != nullptr),
+      segment_bytes_(segment_bytes),
+      layout_(start.layout),
+      start_ms_(now_ms()) {
   const hdf5::Lock lock;
-  file_ = hdf5::create_file(output_.part().string());
+  if (begin(start)) return;
+  segmented_ = true;
+  begin(start);
+}
+
+std::filesystem::path FileWriter::open_path() const {
+  return segmented_ ? segment_path(output_.part(), static_cast<std::int64_t>(segments_.size()), true) : output_.part();
+}
+
+bool FileWriter::begin(FileStart& start) {
+  if (segmented_ && ::mkdir(output_.part().c_str(), 0777) != 0)
+    throw hdf5::write_fault(output_.part().string(), std::strerror(errno));
   try {
+    file_ = hdf5::create_file(open_path().string(), !segmented_);
     hdf5::write_text_attribute(file_, "kvgrind_format", format_name);
     const std::int64_t numbers[2] = {format_major, format_minor};
     hdf5::write_i64_attribute(file_, "version", numbers);
@@ -79,13 +98,61 @@ FileWriter::FileWriter(const std::filesystem::path& final, bool force, FsyncMode
     }
     write_status({.state = StatusCode::unfinished, .announced = start.layout.announced_rows, .mass_error = NAN});
     hdf5::flush_file(file_);
-    hdf5::start_swmr(file_);
+    if (!segmented_) {
+      try {
+        hdf5::start_swmr(file_);
+      } catch (const Error&) {
+        datasets_.clear();
+        file_.id.reset();
+        ::unlink(output_.part().c_str());
+        return false;
+      }
+    }
+    if (segmented_) next_segment();  // from now on it can be opened
     touched_.clear();
+    return true;
   } catch (...) {
     abandon();
-    ::unlink(output_.part().c_str());  // nothing in it yet
+    std::error_code ignored;
+    std::filesystem::remove_all(output_.part(), ignored);  // nothing in it yet
     throw;
   }
+}
+
+// The next segment: no rows yet, and what is written once more at the end.
+void FileWriter::begin_segment(std::map<std::string, std::int64_t> rows_before) {
+  bases_ = std::move(rows_before);
+  file_ = hdf5::create_file(open_path().string(), false);
+  for (const hdf5::DatasetSpec& spec : dataset_specs(layout_)) {
+    if (!spec.growing()) continue;
+    hdf5::Dataset dataset = hdf5::create_dataset(file_, spec);
+    hdf5::write_u64_attribute(dataset, "base", static_cast<std::uint64_t>(bases_[spec.name]));
+    datasets_.emplace(spec.name, std::move(dataset));
+  }
+  bytes_ = 0;
+  segment_began_ = std::chrono::steady_clock::now();
+}
+
+void FileWriter::end_segment() {
+  hdf5::close_file(file_);
+  enter_segment(output_.part(), segments_, fsync_ != FsyncMode::never);
+}
+
+void FileWriter::rest() {
+  if (!segmented_) return;
+  constexpr std::chrono::seconds longest{10};
+  if (bytes_ < segment_bytes_ && std::chrono::steady_clock::now() - segment_began_ < longest) return;
+  const hdf5::Lock lock;
+  next_segment();
+}
+
+void FileWriter::next_segment() {
+  // Rows are counted before the datasets close, which must be before their file does.
+  std::map<std::string, std::int64_t> counted;
+  for (const auto& [name, chunk] : chunk_rows_) counted[name] = rows(name);
+  datasets_.clear();
+  end_segment();
+  begin_segment(std::move(counted));
 }
 
 FileWriter::~FileWriter() {
@@ -105,17 +172,25 @@ const hdf5::Dataset& FileWriter::at(const std::string& name) const {
   return it->second;
 }
 
-std::int64_t FileWriter::rows(const std::string& name) const { return at(name).extents[0]; }
+std::int64_t FileWriter::base(const std::string& name) const {
+  const auto it = bases_.find(name);
+  return it == bases_.end() ? 0 : it->second;
+}
+
+std::int64_t FileWriter::rows(const std::string& name) const { return base(name) + at(name).extents[0]; }
 
 void FileWriter::grow(const std::string& name, std::int64_t rows) {
   hdf5::Dataset& dataset = at(name);
-  if (rows > dataset.extents[0]) hdf5::grow(dataset, rows);
+  const std::int64_t here = rows - base(name);
+  if (here > dataset.extents[0]) hdf5::grow(dataset, here);
   touched_.insert(name);
 }
 
 void FileWriter::write_rows(const std::string& name, std::int64_t first, std::int64_t n, const void* data) {
   if (n == 0) return;
-  hdf5::write_rows(at(name), first, n, data);
+  assert(first >= base(name));
+  hdf5::write_rows(at(name), first - base(name), n, data);
+  bytes_ += n * at(name).row_bytes;
   touched_.insert(name);
 }
 
@@ -128,7 +203,10 @@ void FileWriter::append(const std::string& name, std::int64_t n, const void* dat
 
 void FileWriter::write_box(const std::string& name, std::initializer_list<std::int64_t> box_at,
                            std::initializer_list<std::int64_t> count, const void* data) {
-  hdf5::write_box(at(name), std::span(box_at.begin(), box_at.size()), std::span(count.begin(), count.size()), data);
+  std::vector<std::int64_t> here(box_at);
+  here[0] -= base(name);
+  hdf5::write_box(at(name), here, std::span(count.begin(), count.size()), data);
+  bytes_ += hdf5::checked_product(std::span(count.begin(), count.size())) * hdf5::element_bytes(at(name).element);
   touched_.insert(name);
 }
 
@@ -140,8 +218,10 @@ void FileWriter::write_group(const std::string& name, std::int64_t layer, std::i
   const std::int64_t chunk = chunk_rows_[name], width = dataset.extents.back();
   const std::int64_t row_bytes = width * hdf5::element_bytes(dataset.element);
   const char* from = static_cast<const char*>(data);
-  for (std::int64_t row = first; row < first + n;) {
-    const std::int64_t stop = std::min(first + n, (row / chunk + 1) * chunk), count = stop - row;
+  assert(first >= base(name));
+  bytes_ += n * row_bytes;
+  for (std::int64_t row = first - base(name), end = row + n; row < end;) {
+    const std::int64_t stop = std::min(end, (row / chunk + 1) * chunk), count = stop - row;
     std::vector<std::int64_t> offset = {row, layer}, size = {count, 1};
     if (heads) offset.push_back(head), size.push_back(1);
     offset.push_back(0), size.push_back(width);
@@ -185,33 +265,63 @@ void FileWriter::write_status(const Ending& ending) {
   hdf5::write_rows(at("status"), 0, 1, status.data());
 }
 
-void FileWriter::close(const Ending& ending) {
-  const hdf5::Lock lock;
+void FileWriter::write_endings(const Ending& ending) {
+  if (segmented_ && !datasets_.contains("status")) {  // each segment may be the last
+    datasets_.emplace("status", hdf5::create_dataset(file_, status_spec()));
+    datasets_.emplace("not_recorded", hdf5::create_dataset(file_, {.name = "not_recorded",
+                                                                   .element = hdf5::Element::u8,
+                                                                   .extents = {not_recorded_bytes},
+                                                                   .chunk = {}}));
+  }
   std::string text = ending.not_recorded;
   text.resize(static_cast<std::size_t>(not_recorded_bytes), '\0');
   hdf5::write_rows(at("not_recorded"), 0, not_recorded_bytes, text.data());
   write_status(ending);
-  for (auto& [name, dataset] : datasets_) hdf5::flush_dataset(dataset);
-  const std::int64_t commits = rows("commit");
-  datasets_.clear();
-  hdf5::close_file(file_);
-  hdf5::File again = hdf5::open_file(output_.part().string());
+}
+
+void FileWriter::verify(const std::filesystem::path& path, std::int64_t commits) {
+  hdf5::File again = hdf5::open_file(path.string());
   const hdf5::Dataset commit = hdf5::open_dataset(
       again, {.name = "commit", .element = hdf5::Element::u64, .extents = {0, 16}, .chunk = {1, 16}});
   if (commit.extents[0] != commits)
-    throw hdf5::write_fault(output_.part().string(),
+    throw hdf5::write_fault(path.string(),
                             fmt::format("{} commit rows after closing instead of {}", commit.extents[0], commits));
+}
+
+// Leaves a `.part` that is closed and holds every commit.
+void FileWriter::close(const Ending& ending) {
+  const hdf5::Lock lock;
+  write_endings(ending);
+  for (auto& [name, dataset] : datasets_) hdf5::flush_dataset(dataset);
+  const std::int64_t commits = rows("commit");
+  datasets_.clear();
+  if (segmented_) {
+    end_segment();
+    return;
+  }
+  hdf5::close_file(file_);
+  verify(output_.part(), commits);
 }
 
 void FileWriter::stop(const Ending& ending) {
   close(ending);
-  if (fsync_ != FsyncMode::never) sync_file(output_.part());
+  if (fsync_ != FsyncMode::never && !segmented_) sync_file(output_.part());
   output_.unlock();
 }
 
 void FileWriter::publish(const Ending& ending) {
+  const std::int64_t commits = rows("commit");
   close(ending);
-  output_.publish(fsync_ != FsyncMode::never);
+  if (!segmented_) {
+    output_.publish(fsync_ != FsyncMode::never);
+    return;
+  }
+  const std::filesystem::path joined = output_.part() / "joined.h5";
+  join_segments(output_.part(), joined);
+  verify(joined, commits);
+  output_.publish(fsync_ != FsyncMode::never, joined);
+  std::error_code ignored;
+  std::filesystem::remove_all(output_.part(), ignored);
 }
 
 void FileWriter::abandon() {

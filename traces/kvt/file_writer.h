@@ -1,6 +1,8 @@
 // The writing half of the format: creates every dataset, starts SWMR, appends, commits, ends. Knows nothing of models
 // running. Used by the recorder and by repair.
 #pragma once
+#include <array>
+#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -12,6 +14,7 @@
 #include "traces/kvt/output_file.h"
 #include "traces/kvt/recorder.h"
 #include "traces/kvt/schema.h"
+#include "traces/kvt/segments.h"
 
 namespace kvgrind::traces {
 
@@ -25,8 +28,10 @@ struct FileStart {
 
 class FileWriter {
  public:
-  // Everything up to the start of SWMR. Error(write).
-  FileWriter(const std::filesystem::path& final, bool force, FsyncMode fsync, FileStart start);
+  // Everything up to the start of SWMR. Where the file system cannot have that, or when wanted: in segments
+  // (segments.h) of about `segment_bytes`. Error(write).
+  FileWriter(const std::filesystem::path& final, bool force, FsyncMode fsync, FileStart start,
+             bool wants_segments = false, std::int64_t segment_bytes = 64ll << 20);
   ~FileWriter();  // without publish or stop: closed, left as `.part`, unless abandoned
 
   const OutputFile& output() const { return output_; }
@@ -44,6 +49,9 @@ class FileWriter {
   // Flushes what was written, then seals, chains and appends the row.
   void commit(Stream stream, Row row);
 
+  // All that was written is committed: a segment may end here.
+  void rest();
+
   struct Ending {
     StatusCode state = StatusCode::complete;
     std::int64_t rows = 0, announced = 0;
@@ -57,7 +65,15 @@ class FileWriter {
   void abandon();
 
  private:
+  bool begin(FileStart& start);  // false when SWMR was refused; then nothing is left of it
+  void begin_segment(std::map<std::string, std::int64_t> rows_before);
+  void end_segment();
+  void next_segment();
+  std::int64_t base(const std::string& name) const;
+  std::filesystem::path open_path() const;
   void close(const Ending& ending);
+  void write_endings(const Ending& ending);
+  static void verify(const std::filesystem::path& path, std::int64_t commits);
   void write_status(const Ending& ending);
   hdf5::Dataset& at(const std::string& name);
   const hdf5::Dataset& at(const std::string& name) const;
@@ -68,6 +84,12 @@ class FileWriter {
   std::map<std::string, hdf5::Dataset> datasets_;
   std::map<std::string, std::int64_t> chunk_rows_;
   std::set<std::string> touched_;
+  bool segmented_ = false;
+  std::int64_t segment_bytes_ = 0, bytes_ = 0;             // of the open segment
+  std::chrono::steady_clock::time_point segment_began_{};  // the same
+  std::vector<SegmentEntry> segments_;                     // closed
+  std::map<std::string, std::int64_t> bases_;              // rows of each dataset in closed segments
+  Layout layout_;
   std::array<std::int64_t, 4> commits_{};
   std::array<std::uint64_t, 4> chain_{};
   std::uint64_t start_ms_ = 0;

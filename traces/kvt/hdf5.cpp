@@ -225,10 +225,11 @@ std::string open_refusal(const std::string& reason) {
 
 }  // namespace
 
-File create_file(const std::string& path) {
+File create_file(const std::string& path, bool locked) {
   const Lock lock;
   const PropertyId access(H5Pcreate(H5P_FILE_ACCESS));
   H5Pset_libver_bounds(access.get(), H5F_LIBVER_LATEST, H5F_LIBVER_LATEST);
+  if (!locked) H5Pset_file_locking(access.get(), 0, 1);
   File file;
   file.name = path;
   // Pages of 4 KiB, so that no small piece of metadata lies across two pages of memory: a process that is killed in the

@@ -64,7 +64,8 @@ struct File {
   bool swmr = false;  // opened for reading while it may be written, or after a crash
 };
 
-File create_file(const std::string& path);  // exclusive, latest format; Error(write)
+// Exclusive, latest format; Error(write). `locked`: as HDF5 does it, which network file systems may not know.
+File create_file(const std::string& path, bool locked = true);
 // Plainly, else for SWMR reading (live and crashed files). Error(missing | damaged).
 File open_file(const std::string& path);
 void start_swmr(const File& file);  // Error(write)
@@ -96,6 +97,11 @@ Dataset open_dataset(const File& file, const DatasetSpec& spec);
 // A one-dimensional u8 or i64… dataset of any length ≤ max_rows; same checks.
 Dataset open_blob(const File& file, const std::string& name, std::int64_t max_bytes);
 bool has_link(const File& file, const std::string& name);
+// For files of which only what is stored tells what it is: the objects of the root group, by name, and what one of them
+// is like. open_dataset makes all its checks on it. Error(damaged).
+std::vector<std::string> dataset_names(const File& file);
+DatasetSpec stored_spec(const File& file, const std::string& name);
+bool has_attribute(const Dataset& dataset, const std::string& name);
 
 void grow(Dataset& dataset, std::int64_t rows);  // axis 0
 // Box [at, at + count) of the dataset from or to dense memory.

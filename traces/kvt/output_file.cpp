@@ -31,9 +31,11 @@ std::filesystem::path folder_of(const std::filesystem::path& path) {
   return path.parent_path().empty() ? std::filesystem::path(".") : path.parent_path();
 }
 
-const char* network_file_system(const std::filesystem::path& folder) {
+}  // namespace
+
+const char* network_file_system(const std::filesystem::path& path) {
   struct statfs info;
-  if (statfs(folder.c_str(), &info) != 0) return nullptr;
+  if (statfs(folder_of(path).c_str(), &info) != 0) return nullptr;
   switch (static_cast<unsigned long>(info.f_type) & 0xffffffffu) {
     case 0x6969:
       return "NFS";
@@ -45,8 +47,6 @@ const char* network_file_system(const std::filesystem::path& folder) {
       return nullptr;
   }
 }
-
-}  // namespace
 
 int close_descriptor(int descriptor) { return ::close(descriptor); }
 
@@ -60,8 +60,6 @@ OutputFile::OutputFile(const std::filesystem::path& final, bool force)
   std::error_code ignored;
   if (final.filename().empty() || std::filesystem::is_directory(final, ignored))
     throw fault(final, final.empty() ? "no name" : "the name of a folder", "give the name of a file");
-  if (const char* kind = network_file_system(folder_of(final)))
-    throw fault(final, fmt::format("a folder on {}", kind), "record to a local disk and copy the finished file");
   if (!force && is_there(final)) throw fault(final, "a file of this name", "give another name or --force");
   for (;;) {
     lock_.reset(::open(lock_path_.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666));
@@ -82,7 +80,8 @@ OutputFile::OutputFile(const std::filesystem::path& final, bool force)
       throw fault(part_, "an unfinished recording of this name",
                   fmt::format("save it with `kvgrind repair {} -o FILE`, or give --force", part_.string()));
     }
-    if (::unlink(part_.c_str()) != 0) throw fault(part_, reason());
+    std::filesystem::remove_all(part_, ignored);  // a file, or a folder of segments; a link itself
+    if (ignored) throw fault(part_, ignored.message());
   }
 }
 
@@ -100,14 +99,16 @@ std::int64_t OutputFile::free_bytes() const {
   return static_cast<std::int64_t>(info.f_bavail) * static_cast<std::int64_t>(info.f_frsize);
 }
 
-void OutputFile::publish(bool sync) {
-  if (sync) sync_file(part_);
-  if (::renameat2(AT_FDCWD, part_.c_str(), AT_FDCWD, final_.c_str(), force_ ? 0 : RENAME_NOREPLACE) != 0) {
+void OutputFile::publish(bool sync) { publish(sync, part_); }
+
+void OutputFile::publish(bool sync, const std::filesystem::path& whole) {
+  if (sync) sync_file(whole);
+  if (::renameat2(AT_FDCWD, whole.c_str(), AT_FDCWD, final_.c_str(), force_ ? 0 : RENAME_NOREPLACE) != 0) {
     // File systems without RENAME_NOREPLACE: a hard link never replaces either.
     if (errno != EINVAL && errno != ENOSYS)
-      throw fault(final_, reason(), "the recording is whole in " + part_.string());
-    if (::link(part_.c_str(), final_.c_str()) != 0 || ::unlink(part_.c_str()) != 0)
-      throw fault(final_, reason(), "the recording is whole in " + part_.string());
+      throw fault(final_, reason(), "the recording is whole in " + whole.string());
+    if (::link(whole.c_str(), final_.c_str()) != 0 || ::unlink(whole.c_str()) != 0)
+      throw fault(final_, reason(), "the recording is whole in " + whole.string());
   }
   if (sync) {
     const Descriptor folder(::open(folder_of(final_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));

@@ -15,8 +15,7 @@ using Descriptor = Handle<int, close_descriptor, -1>;
 class OutputFile {
  public:
   // Takes the lock; with `force` removes a left-over `.part`. Error(write) when another process writes it, when the
-  // final file or a `.part` is there without `force`, or when the folder is on a network file system (HDF5's
-  // append-while-reading needs POSIX write semantics).
+  // final file or a `.part` is there without `force`.
   OutputFile(const std::filesystem::path& final, bool force);
   ~OutputFile();  // lets the lock go; the `.part` stays
 
@@ -26,6 +25,7 @@ class OutputFile {
   std::int64_t free_bytes() const;
   // fsync of the part, rename to the final name (never onto an existing one without force), fsync of the folder.
   void publish(bool sync);
+  void publish(bool sync, const std::filesystem::path& whole);  // the same with another file of this file system
   void unlock();
 
  private:
@@ -33,6 +33,10 @@ class OutputFile {
   bool force_ = false;
   Descriptor lock_;
 };
+
+// "NFS" or "SMB" when a file of this name would lie there, else null. HDF5's append-while-reading needs POSIX write
+// semantics, which they lack.
+const char* network_file_system(const std::filesystem::path& path);
 
 void sync_file(const std::filesystem::path& path);
 

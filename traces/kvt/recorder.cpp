@@ -221,7 +221,8 @@ Recorder::Recorder(const std::filesystem::path& path, Plan plan, const RecordOpt
   s.C = start.layout.chunk_rows;
   s.columns = sum_columns(card);
   s.done.resize(s.plan.sequences.size());
-  s.file = std::make_unique<FileWriter>(path, options.force, options.fsync, std::move(start));
+  s.file = std::make_unique<FileWriter>(path, options.force, options.fsync, std::move(start), options.segments,
+                                        options.segment_bytes);
   s.k = GroupBuffer(card.dtype, card.layers, card.kv_heads, s.C, card.head_dim);
   s.v = GroupBuffer(card.dtype, card.layers, card.kv_heads, s.C, card.head_dim);
   if (s.content.queries) s.q = GroupBuffer(card.dtype, card.layers, card.query_heads, s.C, card.head_dim);

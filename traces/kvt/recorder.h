@@ -40,8 +40,12 @@ struct RecordOptions {
   bool output_projection = true;  // stored unless above 5 % of the announced file (then said so in the file)
   FsyncMode fsync = FsyncMode::end;
   std::int64_t reserve_bytes = 256ll << 20;  // free disk space left alone
-  bool force = false;                        // replace an existing final file (by rename)
-  bool anonymous = false;                    // no host, user, paths in the provenance
+  // Closed segment files on the way, joined at the end (segments.h); always so on NFS and SMB. A kill then costs what
+  // came after the last segment was closed.
+  bool segments = false;
+  std::int64_t segment_bytes = 64ll << 20;  // a segment ends at the commit after so much, or after 10 s
+  bool force = false;                       // replace an existing final file (by rename)
+  bool anonymous = false;                   // no host, user, paths in the provenance
 };
 
 class Recorder final : public Tap {

@@ -230,6 +230,7 @@ void Recorder::State::sequence_done(std::int64_t id, std::int32_t next_token) {
   commit[commit_column::tables_sum] = tables.digest();
   file->commit(Stream::seg, commit);
   write_maps(one, id);
+  file->rest();
   if (one.attention) {
     const double error = one.attention->largest_mass_error();
     if (!std::isnan(error) && !(error <= mass_error)) mass_error = error;

@@ -180,11 +180,16 @@ void Recorder::State::commit_range(Range& range) {
   row[commit_column::bytes] = static_cast<std::uint64_t>(bytes);
   row[commit_column::tok_sequence] = static_cast<std::uint64_t>(current);
   fold_token_sums(columns, range.sums, row);
-  queue.give(held, [this, row, end = range.end, sums = std::move(range.sums), tables = std::move(tables)] {
+  // Nothing of a later range is in the file: a segment may end.
+  const bool rests = !in_pass && std::none_of(ranges.begin(), ranges.end(), [&](const Range& other) {
+    return other.first != range.first && other.layers_written > 0;
+  });
+  queue.give(held, [this, row, rests, end = range.end, sums = std::move(range.sums), tables = std::move(tables)] {
     for (const Rows& table : tables) file->append(table.name, table.rows, table.bytes.data());
     file->append("tok_sums", 1, sums.data());
     file->commit(Stream::tok, row);
     landed = end;
+    if (rests) file->rest();
   });
   committed = range.end;
   committed_text += bytes;

@@ -7,6 +7,7 @@
 #include "traces/kvt/file_writer.h"
 #include "traces/kvt/probe.h"
 #include "traces/kvt/recording_plan.h"
+#include "traces/kvt/segments.h"
 #include "traces/kvt/trace_state.h"
 
 namespace kvgrind::traces {
@@ -216,6 +217,18 @@ void copy(const Trace::State& s, FileWriter& file, Outcome& outcome) {
 }  // namespace
 
 json::object repair_trace(const std::filesystem::path& in, const std::filesystem::path& out, bool force) {
+  if (is_segment_folder(in)) {
+    const std::filesystem::path joined = out.string() + ".joined";
+    const std::int64_t segments = join_segments(in, joined), entered = std::ssize(read_segment_index(in));
+    json::object report = repair_trace(joined, out, force);
+    std::error_code ignored;
+    std::filesystem::remove(joined, ignored);
+    report["segments"] = segments;
+    if (segments < entered)
+      report["lost"].as_array().emplace_back(
+          fmt::format("segments from {} on: not as they were closed", segment_path("", segments, false).string()));
+    return report;
+  }
   check_is_hdf5(in);
   std::error_code ignored;
   if (std::filesystem::equivalent(in, out, ignored))

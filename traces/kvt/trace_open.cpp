@@ -14,6 +14,7 @@
 #include "core/hash.h"
 #include "traces/kvt/output_file.h"
 #include "traces/kvt/probe.h"
+#include "traces/kvt/segments.h"
 #include "traces/kvt/trace_state.h"
 
 namespace kvgrind::traces {
@@ -58,6 +59,13 @@ void check_is_hdf5(const std::filesystem::path& path) {
   }
   struct stat info;
   if (fstat(file.get(), &info) != 0) throw missing(path, std::strerror(errno));
+  if (is_segment_folder(path))
+    throw Error(Category::damaged, {.doing = "reading trace",
+                                    .on = path.string(),
+                                    .found = "a recording in segment files that are not joined",
+                                    .expected = "a .kvt trace",
+                                    .usable = "every segment that was closed",
+                                    .next = fmt::format("`kvgrind repair {} -o FILE` joins them", path.string())});
   if (S_ISDIR(info.st_mode)) throw read_fault(path.string(), "a folder", "a .kvt trace");
   if (!S_ISREG(info.st_mode)) throw read_fault(path.string(), "a device or pipe", "a .kvt trace");
   unsigned char head[64];

@@ -9,6 +9,7 @@
 #include "replay/program/command.h"
 #include "replay/program/grid_options.h"
 #include "replay/record/prompts.h"
+#include "traces/kvt/output_file.h"
 
 namespace kvgrind::program {
 namespace {
@@ -19,7 +20,7 @@ struct Asked {
   std::string arithmetic = "f32", dtype = "run", on_full = "block";
   std::int64_t decode = 0, top_k = 0, seed = 0, chunk = 512, window = 64, spool_mib = 4096;
   double temperature = 0, top_p = 1, sample_share = 0.1;
-  bool force = false, anonymous = false, streaming = false;
+  bool force = false, anonymous = false, streaming = false, segments = false;
 };
 
 Error usage(std::string found, std::string expected) {
@@ -86,6 +87,7 @@ traces::RecordOptions record_options(const Asked& asked) {
                                            : traces::FsyncMode::end;
   options.force = asked.force;
   options.anonymous = asked.anonymous;
+  options.segments = asked.segments;
   return options;
 }
 
@@ -114,6 +116,11 @@ int run(const Asked& asked, Console& console) {
   job.spool_bytes = asked.spool_mib << 20;
   job.on_full = replay::on_full_from_name(asked.on_full);
   job.provenance = command_provenance(asked.anonymous);
+  if (const char* kind = traces::network_file_system(asked.out))
+    console.warn(
+        fmt::format("{} lies on {}: recorded into closed segment files, joined at the end; a kill costs what came "
+                    "after the last one",
+                    asked.out, kind));
   const auto began = std::chrono::steady_clock::now();
   const replay::RecordOutcome outcome = replay::record(job, console.progress(), console.cancel());
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
@@ -176,6 +183,7 @@ Action declare(Options& options) {
                  "with --streaming, when that is full: wait; lose queries and LSE of whole steps; keep fewer queries");
   options.integer("--chunk", asked->chunk, "tokens fed at once in prefill", 1);
   options.choice("--fsync", asked->fsync, {"never", "chunk", "end"}, "when the disk is told to keep it");
+  options.flag("--segments", asked->segments, "closed segment files on the way, as on NFS; joined at the end");
   options.flag("--force", asked->force, "replace an existing trace");
   options.flag("--anonymous", asked->anonymous, "no host, user, paths or command in the file");
   return [asked](Console& console) { return run(*asked, console); };

@@ -71,6 +71,11 @@ int main(int argc, char** argv) {
     if (std::sscanf(text, "die_at_write=%lld,%lld", &die_at_write, &torn) == 2) continue;
     if (std::strcmp(text, "fsync") == 0) options.fsync = traces::FsyncMode::chunk;
     if (std::sscanf(text, "tokens=%lld", &tokens) == 1) continue;
+    if (long long bytes = 0; std::sscanf(text, "segments=%lld", &bytes) == 1) {
+      options.segments = true;
+      options.segment_bytes = bytes;
+      continue;
+    }
     if (std::sscanf(text, "pause_us=%lld", &pause_us) == 1) continue;
     if (std::sscanf(text, "size_limit=%lld", &size_limit) == 1) continue;
     if (std::sscanf(text, "free_bytes=%lld,%lld", &pretended_free, &pretend_after) == 2) continue;
