@@ -138,10 +138,15 @@ int follow(const Asked& asked, Console& console) {
     const auto trace = traces::Trace::open(current_path(asked.file), {.probe = false, .verify_checksums = false});
     if (trace->rows() != seen || trace->state() != traces::TraceState::unfinished) {
       seen = trace->rows();
-      console.data(fmt::format("{} of {} tokens, {}\n", seen, trace->announced_rows(), state_text(trace->state())));
-      console.finish();
+      if (!console.json()) {
+        console.data(fmt::format("{} of {} tokens, {}\n", seen, trace->announced_rows(), state_text(trace->state())));
+        console.finish();
+      }
     }
-    if (trace->state() != traces::TraceState::unfinished) break;
+    if (trace->state() != traces::TraceState::unfinished) {
+      if (console.json()) console.document("info", info_json(*trace));  // one document: what came of it
+      break;
+    }
     for (int tenth = 0; tenth < 5 && !console.cancel().cancelled(); ++tenth)
       std::this_thread::sleep_for(std::chrono::milliseconds(100));
   }
