@@ -98,6 +98,16 @@ class ExitCodes(ProgramTest):
         refused = self.run_line("kvgrind info cut.kvt", expect=4).stderr
         self.assertIn(f"{len(whole) // 2} of {len(whole)} bytes", refused)
 
+    def test_json_is_one_document_everywhere(self):
+        self.run_line("kvgrind replay short.kvt --policy knorm --budget 0.2 -o j1.jsonl")
+        grid = "--policy knorm --budget 0.5,0.2"
+        for line in ["info short.kvt", "info short.kvt --follow", "check short.kvt", "policies", "policies knorm", "doctor",
+                     f"replay short.kvt {grid}", f"sweep short.kvt {grid} -o j2.jsonl", f"sweep short.kvt {grid} --dry-run",
+                     f"sweep short.kvt {grid} --list-jobs", "report j1.jsonl", "compare j1.jsonl j2.jsonl",
+                     "merge j1.jsonl j2.jsonl -o j3.jsonl", "repair short.kvt -o j4.kvt", "index short.kvt",
+                     f"record --model {MODEL} --tokens short.json -o j5.kvt"]:
+            self.assertIn("schema", json.loads(self.run_line(f"kvgrind {line} --json").stdout), line)
+
     def test_terminals(self):
         import fcntl, os, pty, struct, termios
         def seen(line, columns, **more):

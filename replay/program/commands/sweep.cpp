@@ -73,8 +73,16 @@ int run(const Asked& asked, Console& console) {
   const auto trace = traces::Trace::open(asked.trace, {.probe = !asked.trust, .verify_checksums = true});
   const auto recorded = open_run(trace, asked.model);
   if (asked.list_jobs) {
-    for (const replay::SweepJob& job : replay::list_jobs(replay::resolve_grid(grid, *recorded)))
-      if (job.number % shard.count == shard.index) console.data(replay::job_text(job) + "\n");
+    json::array jobs;
+    for (const replay::SweepJob& job : replay::list_jobs(replay::resolve_grid(grid, *recorded))) {
+      if (job.number % shard.count != shard.index) continue;
+      const std::string text = replay::job_text(job);
+      if (console.json())
+        jobs.emplace_back(text);
+      else
+        console.data(text + "\n");
+    }
+    if (console.json()) console.document("sweep_jobs", {{"jobs", std::move(jobs)}});
     return 0;
   }
   if (asked.dry_run) return print_estimate(replay::estimate_sweep(recorded, grid, shard), console);
