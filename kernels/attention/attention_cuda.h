@@ -108,4 +108,14 @@ struct ColumnSums {
 };
 void column_sums_cuda(const ColumnSums& params, DeviceStream stream);
 
+// Maximum and sum of probabilities within cells of `cell` × `cell` (query, key) pairs, added to what is there: cell
+// (r, c) of a head, c ≤ r, lies at r (r + 1) / 2 + c. p [heads, n, slots] of queries first …, as above. NaN stays.
+struct PooledMap {
+  const float* p = nullptr;
+  std::int64_t heads = 0, n = 0, first = 0, slots = 0, cell = 8;
+  float *max = nullptr, *sum = nullptr;  // [heads, stride]
+  std::int64_t stride = 0;
+};
+void pooled_map_cuda(const PooledMap& params, DeviceStream stream);
+
 }  // namespace kvgrind::kernels

@@ -3,17 +3,20 @@
 #include "kernels/attention/attention_cuda.h"
 
 namespace kvgrind::kernels {
+namespace {
 
-void attention_prefill_cuda(const AttentionPrefill&, DeviceStream) {
-  throw Error(Category::unavailable, {.doing = "computing attention on a CUDA device",
+[[noreturn]] void refuse(const char* doing) {
+  throw Error(Category::unavailable, {.doing = doing,
+                                      .on = "a CUDA device",
                                       .found = "a program built without CUDA",
                                       .next = "use --device cpu, or build with the CUDA Toolkit"});
 }
 
-void column_sums_cuda(const ColumnSums&, DeviceStream) {
-  throw Error(Category::unavailable, {.doing = "summing attention on a CUDA device",
-                                      .found = "a program built without CUDA",
-                                      .next = "use --device cpu, or build with the CUDA Toolkit"});
-}
+}  // namespace
+
+void attention_prefill_cuda(const AttentionPrefill&, DeviceStream) { refuse("computing attention"); }
+void attention_probabilities_cuda(const AttentionProbabilities&, DeviceStream) { refuse("computing attention"); }
+void column_sums_cuda(const ColumnSums&, DeviceStream) { refuse("summing attention"); }
+void pooled_map_cuda(const PooledMap&, DeviceStream) { refuse("pooling attention"); }
 
 }  // namespace kvgrind::kernels

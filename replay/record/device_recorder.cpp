@@ -4,6 +4,7 @@
 #include <array>
 #include <cassert>
 
+#include "replay/record/device_summaries.h"
 #include "replay/record/step_queue.h"
 #include "traces/kvt/query_choice.h"
 
@@ -23,10 +24,10 @@ const T* part(const std::byte* block, std::int64_t at) {
 
 }  // namespace
 
-traces::RecordOptions device_record_options(traces::RecordOptions options) {
-  options.pooled_maps = false;
-  options.query_statistics = false;
-  options.logits_top64 = false;
+traces::RecordOptions device_record_options(traces::RecordOptions options, const StreamExtras& extras) {
+  options.pooled_maps = options.pooled_maps && extras.maps;
+  options.query_statistics = options.query_statistics && extras.statistics;
+  options.logits_top64 = options.logits_top64 && extras.top64;
   return options;
 }
 
@@ -62,8 +63,9 @@ struct DeviceRecorder::State final : StepSource {
   DeviceStream run_stream = nullptr;
 
   BlockReader reader;
-  kernels::CaptureSpool spool;  // dies before what its thread and copies use
+  DeviceSummaries summaries;
   StepQueue steps;
+  kernels::CaptureSpool spool;  // dies before what its thread and copies use
 
   State(traces::Recorder& to, const ModelCard& c, std::vector<TokenSequence> s, const traces::RecordOptions& o,
         int device, std::int64_t spool_bytes, OnFull on_full, std::function<void(std::int64_t)> before_block)
@@ -73,8 +75,9 @@ struct DeviceRecorder::State final : StepSource {
         options(o),
         pressure(on_full),
         reader(to, card),
-        spool(device, spool_bytes, std::move(before_block)),
-        steps(*this, spool, pressure, reader, to, card, wants_queries()) {
+        summaries(to, card, sequences, {o.pooled_maps, o.query_statistics, o.logits_top64}, spool),
+        steps(*this, spool, pressure, reader, to, card, wants_queries(), o.logits_top64),
+        spool(device, spool_bytes, std::move(before_block)) {
     const std::int64_t rows = StepQueue::ring_rows, element = size_bytes(card.dtype);
     const auto make = [](std::int64_t bytes) { return DeviceBuffer(bytes, "the recording's ring"); };
     ring_q = make(rows * card.layers * card.query_heads * card.head_dim * element);
@@ -104,6 +107,11 @@ struct DeviceRecorder::State final : StepSource {
   void release(int half) override {
     kernels::record_event(half_free[static_cast<std::size_t>(half)], spool.copy_stream());
     half_used[static_cast<std::size_t>(half)] = true;
+  }
+  void leaving(std::int64_t row, std::int64_t first, std::int64_t count) override {
+    const std::int64_t width = card.layers * card.query_heads;
+    summaries.steps(ring_q.as<std::byte>() + row * width * card.head_dim * size_bytes(card.dtype),
+                    ring_lse.as<float>() + row * width, first, count, *cache, run_stream);
   }
   void copy_ring(std::byte* to, const DeviceBuffer& from, std::int64_t row_bytes, std::int64_t row, std::int64_t every,
                  std::int64_t count) {
@@ -254,6 +262,7 @@ void DeviceRecorder::begin(const TapPass& pass, DeviceStream stream) {
   s.run_stream = stream;
   s.steps.flush();
   s.start_sums(pass);
+  s.summaries.begin(pass, stream);
   s.choose_queries(pass, stream);
 }
 
@@ -275,6 +284,7 @@ void DeviceRecorder::layer(const sim::DeviceLayer& layer, DeviceStream stream) {
   kernels::record_event(slot.ready, stream);
 
   if (s.options.column_sums) s.add_sums(layer, stream);
+  s.summaries.layer(layer, stream);
 
   std::byte* block = s.spool.reserve(shape.size_bytes);
   const DeviceStream copy = s.spool.copy_stream();
@@ -287,8 +297,25 @@ void DeviceRecorder::layer(const sim::DeviceLayer& layer, DeviceStream stream) {
   s.spool.submit([&s, block, shape, l = layer.layer, kept = s.chosen] { s.reader.layer(block, shape, l, kept); });
 }
 
+bool DeviceRecorder::wants_all_logits() const { return state_->options.logits_top64; }
+
+void DeviceRecorder::logits(const float* logits, std::int64_t first, std::int64_t rows, DeviceStream stream) {
+  state_->summaries.logits(logits, first, rows, stream);
+}
+
+void DeviceRecorder::last_logits(std::span<const float> logits, bool decode) {
+  State& s = *state_;
+  if (!s.options.logits_top64) return;
+  if (decode) return s.steps.logits(logits);
+  const auto bytes = static_cast<std::int64_t>(logits.size_bytes());
+  std::byte* block = s.spool.reserve(bytes);
+  std::copy(logits.begin(), logits.end(), reinterpret_cast<float*>(block));
+  s.spool.submit([&s, block, n = logits.size()] { s.recorder.last_logits({part<float>(block, 0), n}); });
+}
+
 void DeviceRecorder::end(const float* final_norm, DeviceStream stream) {
   State& s = *state_;
+  s.summaries.end(stream);
   const std::int64_t bytes = s.n * 4;
   State::Slot& slot = s.take_slot(bytes, stream);
   kernels::copy_on_device(slot.bytes.as(), final_norm, bytes, stream);
@@ -307,7 +334,8 @@ void DeviceRecorder::end(const float* final_norm, DeviceStream stream) {
 
 sim::StepRing DeviceRecorder::ring() const {
   const State& s = *state_;
-  return {s.wants_queries() ? s.ring_q.as() : nullptr, s.ring_lse.as<float>(), s.ring_hidden.as<float>(),
+  const bool queries = s.wants_queries() || s.options.pooled_maps || s.options.query_statistics;
+  return {queries ? s.ring_q.as() : nullptr, s.ring_lse.as<float>(), s.ring_hidden.as<float>(),
           s.ring_attn_in.as<float>()};
 }
 
@@ -333,6 +361,7 @@ void DeviceRecorder::sequence_done(std::int64_t sequence, std::int32_t next_toke
   s.run_stream = stream;
   s.steps.flush();
   s.queue_sums(sequence, stream);
+  s.summaries.sequence_done(sequence, stream);
   // The cache may be freed now: its rows must have been copied.
   kernels::synchronize(s.spool.copy_stream());
   s.spool.reserve(0);

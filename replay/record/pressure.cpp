@@ -36,7 +36,7 @@ std::vector<std::string> Pressure::remarks() const {
   std::vector<std::string> out;
   if (steps_ > 0)
     out.push_back(fmt::format(
-        "queries, LSE and norms of {} steps: dropped, the spool was full (on-full drop); their K and V are there",
+        "queries, LSE, norms and predictions of {} steps: dropped, the spool was full (on-full drop); their K and V are there",
         steps_));
   if (prompt_ > 0)
     out.push_back(fmt::format("queries: {} of prompt passes dropped, the spool was full (on-full drop)", prompt_));

@@ -43,7 +43,7 @@ class Run {
                                         dtype_name(engine_->arithmetic())),
                    .expected = "the same when streaming: the device's bytes go to the file as they are",
                    .next = "leave --dtype at run, or change --arithmetic"});
-    options_ = job.streaming ? device_record_options(job.options) : job.options;
+    options_ = job.streaming ? device_record_options(job.options, job.extras) : job.options;
     config_.card.dtype = job.stored.value_or(engine_->arithmetic());
   }
 
@@ -177,6 +177,8 @@ class Run {
                    .logits_of = {}};
     if (wants_last) feed.logits_of = {static_cast<std::int64_t>(ids.size()) - 1};
     Array<float, 2> logits = engine_->forward(feed, run_, streaming_);
+    if (streaming_ && wants_last)
+      streaming_->last_logits({logits.data(), static_cast<std::size_t>(logits.size())}, decode);
     outcome_.rows += static_cast<std::int64_t>(ids.size());
     if (progress_) progress_->update("recording tokens", outcome_.rows, total_rows_);
     return logits;
@@ -224,7 +226,7 @@ RecordOutcome record(const RecordJob& job, Progress* progress, const CancelToken
   RecordJob again = job;
   again.device = "cpu";
   again.streaming = false;
-  if (job.streaming) again.options = device_record_options(job.options);
+  if (job.streaming) again.options = device_record_options(job.options, job.extras);
   again.provenance["fallback"] = fallback;
   RecordOutcome out = Run(again, progress, cancel).go();
   out.fallback = std::move(fallback);

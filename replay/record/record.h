@@ -11,6 +11,7 @@
 #include "core/progress.h"
 #include "core/sequence.h"
 #include "replay/record/pressure.h"
+#include "replay/record/stream_extras.h"
 #include "sim/model/runtime.h"
 #include "traces/kvt/recorder.h"
 #include "traces/model_files/model_folder.h"
@@ -33,6 +34,7 @@ struct RecordJob {
   bool streaming = false;
   std::int64_t spool_bytes = 4ll << 30;  // of pinned host memory, for streaming
   OnFull on_full = OnFull::block;        // when it is full
+  StreamExtras extras = {};              // computed on the device besides, with streaming
   // For tests, with streaming: runs on the writer thread before each block is written, with its size: a slow disk.
   std::function<void(std::int64_t)> before_block = {};
   json::object provenance;  // command and the like; device, seed, chunk are added

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 
 namespace kvgrind::replay {
 namespace {
@@ -11,8 +12,8 @@ const float* floats(const std::byte* block, std::int64_t at) { return reinterpre
 }  // namespace
 
 BlockShape::BlockShape(const ModelCard& card, std::int64_t in_layers, std::int64_t in_rows, std::int64_t in_queries,
-                       std::int64_t in_norms)
-    : layers(in_layers), rows(in_rows), queries(in_queries), norms(in_norms) {
+                       std::int64_t in_norms, std::int64_t in_vocab)
+    : layers(in_layers), rows(in_rows), queries(in_queries), norms(in_norms), vocab(in_vocab) {
   const std::int64_t row = card.head_dim * kvgrind::size_bytes(card.dtype);
   const auto place = [this](std::int64_t bytes) {
     const std::int64_t at = size_bytes;
@@ -26,6 +27,7 @@ BlockShape::BlockShape(const ModelCard& card, std::int64_t in_layers, std::int64
   lse = place(layers * card.query_heads * known * 4);
   hidden_norm = place(norms * known * 4);
   attn_in_norm = place(layers * known * 4);
+  logits = place(rows * vocab * 4);
 }
 
 const std::byte* BlockReader::spread(const std::byte* queries, std::int64_t stride, std::int64_t rows,
@@ -76,6 +78,12 @@ void BlockReader::steps(const std::byte* block, const BlockShape& shape, const s
   }
   TapEnd end;
   if (known) end.final_residual = {floats(block, shape.hidden_norm) + L, {rows, 1}, {L + 1, 1}};
+  std::vector<std::int64_t> every(static_cast<std::size_t>(shape.vocab > 0 ? rows : 0));
+  std::iota(every.begin(), every.end(), 0);
+  if (shape.vocab > 0) {
+    end.logits = {floats(block, shape.logits), {rows, shape.vocab}};
+    end.logit_rows = every;
+  }
   recorder_.end(end);
 }
 

@@ -12,13 +12,14 @@ namespace kvgrind::replay {
 
 // Where the parts of a block lie, in bytes from its beginning; each begins at a multiple of 256.
 //   k, v [layers, Hk, rows, D]   q [queries, layers, Hq, D]   lse [rows, layers, Hq] f32
-//   hidden_norm [rows, norms] f32   attn_in_norm [rows, layers] f32
+//   hidden_norm [rows, norms] f32   attn_in_norm [rows, layers] f32   logits [rows, vocab] f32
 struct BlockShape {
-  std::int64_t layers = 0, rows = 0, queries = 0, norms = 0;
-  std::int64_t k = 0, v = 0, q = 0, lse = 0, hidden_norm = 0, attn_in_norm = 0, size_bytes = 0;
+  std::int64_t layers = 0, rows = 0, queries = 0, norms = 0, vocab = 0;
+  std::int64_t k = 0, v = 0, q = 0, lse = 0, hidden_norm = 0, attn_in_norm = 0, logits = 0, size_bytes = 0;
 
-  // `queries` of the rows are kept. norms = 0: neither LSE nor norms are there.
-  BlockShape(const ModelCard& card, std::int64_t layers, std::int64_t rows, std::int64_t queries, std::int64_t norms);
+  // `queries` of the rows are kept. norms = 0: neither LSE nor norms are there; vocab = 0: no logits.
+  BlockShape(const ModelCard& card, std::int64_t layers, std::int64_t rows, std::int64_t queries, std::int64_t norms,
+             std::int64_t vocab = 0);
 };
 
 // Shows blocks to a recorder, on the writer thread. Queries are shown at the rows of their pass: `kept`, ascending.

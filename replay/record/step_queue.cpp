@@ -6,16 +6,18 @@
 namespace kvgrind::replay {
 
 StepQueue::StepQueue(StepSource& source, kernels::CaptureSpool& spool, Pressure& pressure, BlockReader& reader,
-                     traces::Recorder& recorder, const ModelCard& card, bool queries)
+                     traces::Recorder& recorder, const ModelCard& card, bool queries, bool logits)
     : source_(source),
       spool_(spool),
       pressure_(pressure),
       reader_(reader),
       recorder_(recorder),
       card_(card),
-      queries_(queries) {}
+      queries_(queries),
+      wants_logits_(logits) {}
 
 std::int64_t StepQueue::step(const TapPass& pass) {
+  if (static_cast<std::int64_t>(ids_.size()) == half_rows) send(false);  // logits that never came
   const auto waiting = static_cast<std::int64_t>(owed_.size() + ids_.size());
   if (waiting > 0 && (pass.sequence != sequence_ || pass.first != owed_first_ + waiting)) flush();
   if (owed_.empty() && ids_.empty()) owed_first_ = pass.first;
@@ -29,6 +31,12 @@ std::int64_t StepQueue::step(const TapPass& pass) {
 }
 
 void StepQueue::queued() {
+  if (static_cast<std::int64_t>(ids_.size()) == half_rows && !wants_logits_) send(false);
+}
+
+void StepQueue::logits(std::span<const float> row) {
+  if (!wants_logits_) return;
+  logits_.insert(logits_.end(), row.begin(), row.end());
   if (static_cast<std::int64_t>(ids_.size()) == half_rows) send(false);
 }
 
@@ -38,6 +46,7 @@ void StepQueue::send(bool all) {
   if (owed_.empty() && ids_.empty()) return;
   const auto rows = static_cast<std::int64_t>(ids_.size());
   const int half = static_cast<int>((ring_row_ - std::max<std::int64_t>(1, rows)) / half_rows);
+  if (rows > 0) source_.leaving(ring_row_ - rows, owed_first_ + static_cast<std::int64_t>(owed_.size()), rows);
   source_.ready(half);
   // What is owed comes first, in pieces of a half: positions of a sequence are recorded in order.
   while (!owed_.empty()) {
@@ -46,11 +55,12 @@ void StepQueue::send(bool all) {
     send_owed(piece);
   }
   if (rows == 0) return;
-  const BlockShape whole(card_, card_.layers, rows, queries_ ? rows : 0, card_.layers + 1);
+  const BlockShape whole(card_, card_.layers, rows, queries_ ? rows : 0, card_.layers + 1, logit_width());
   if (!owed_.empty() || pressure_.gives_up(spool_, whole.size_bytes)) {
     pressure_.dropped_steps(rows);
     owed_.insert(owed_.end(), ids_.begin(), ids_.end());
     ids_.clear();
+    logits_.clear();
     if (all)
       while (!owed_.empty()) send_owed(std::min<std::int64_t>(half_rows, static_cast<std::int64_t>(owed_.size())));
   } else {
@@ -91,7 +101,8 @@ void StepQueue::send_half() {
     else
       left_out.push_back(i);
   if (queries_) pressure_.left_out(static_cast<std::int64_t>(left_out.size()));
-  const BlockShape shape(card_, card_.layers, rows, static_cast<std::int64_t>(kept.size()), card_.layers + 1);
+  const BlockShape shape(card_, card_.layers, rows, static_cast<std::int64_t>(kept.size()), card_.layers + 1,
+                         logit_width());
   begin_pass(first, ids_, std::move(left_out));
   std::byte* block = spool_.reserve(shape.size_bytes);
   if (!kept.empty()) source_.copy_queries(block + shape.q, row + kept[0], every, shape.queries);
@@ -99,6 +110,8 @@ void StepQueue::send_half() {
   source_.copy_norms(block + shape.hidden_norm, block + shape.attn_in_norm, row, rows);
   source_.release(static_cast<int>(row / half_rows));
   source_.copy_cache(block + shape.k, block + shape.v, first, rows);
+  if (shape.vocab > 0) std::copy(logits_.begin(), logits_.end(), reinterpret_cast<float*>(block + shape.logits));
+  logits_.clear();
   spool_.submit([this, block, shape, kept = std::move(kept)] { reader_.steps(block, shape, kept); });
   owed_first_ += rows;
   ids_.clear();

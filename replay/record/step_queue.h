@@ -5,6 +5,7 @@
 #pragma once
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <vector>
 
 #include "core/tap.h"
@@ -21,6 +22,8 @@ class StepSource {
   virtual void fill(int half) = 0;     // the coming steps write there: earlier copies from it must be over
   virtual void ready(int half) = 0;    // the steps in it, and the cache's rows of them, are what copies now read
   virtual void release(int half) = 0;  // the copies from it are queued
+  // n steps leave the ring, kept or not: rows `row` and on, of positions first and on.
+  virtual void leaving(std::int64_t row, std::int64_t first, std::int64_t n) { (void)row, (void)first, (void)n; }
   // n queries [L, Hq, D]: rows `row`, row + every, …
   virtual void copy_queries(std::byte* to, std::int64_t row, std::int64_t every, std::int64_t n) = 0;
   virtual void copy_lse(std::byte* to, std::int64_t row, std::int64_t n) = 0;
@@ -33,20 +36,27 @@ class StepQueue {
  public:
   static constexpr std::int64_t half_rows = 64, ring_rows = 2 * half_rows;
 
-  // `queries`: whether any are wanted. All must outlive this; reader and recorder are used on the writer thread.
+  // `queries`: whether any are wanted; `logits`: whether those of each step come by logits(). All must outlive this;
+  // reader and recorder are used on the writer thread.
   StepQueue(StepSource& source, kernels::CaptureSpool& spool, Pressure& pressure, BlockReader& reader,
-            traces::Recorder& recorder, const ModelCard& card, bool queries);
+            traces::Recorder& recorder, const ModelCard& card, bool queries, bool logits = false);
 
   // The ring's row for the coming step.
   std::int64_t step(const TapPass& pass);
-  void queued();  // it has been queued
-  void flush();   // everything that waits or is owed, whatever the pressure: before another pass, at the end
+  void queued();                            // it has been queued
+  void logits(std::span<const float> row);  // of the step queued last, where they are wanted
+  void flush();  // everything that waits or is owed, whatever the pressure: before another pass, at the end
 
  private:
   void send(bool all);
   void send_owed(std::int64_t rows);
   void send_half();
   void begin_pass(std::int64_t first, std::vector<std::int32_t> ids, std::vector<std::int64_t> left_out);
+  // Of the steps in the ring: 0 unless all of them have logits.
+  std::int64_t logit_width() const {
+    const auto rows = static_cast<std::int64_t>(ids_.size());
+    return rows > 0 && static_cast<std::int64_t>(logits_.size()) == rows * card_.vocab ? card_.vocab : 0;
+  }
   std::int64_t bare_bytes(std::int64_t rows) const { return BlockShape(card_, card_.layers, rows, 0, 0).size_bytes; }
 
   StepSource& source_;
@@ -55,7 +65,8 @@ class StepQueue {
   BlockReader& reader_;
   traces::Recorder& recorder_;
   const ModelCard& card_;
-  bool queries_;
+  bool queries_, wants_logits_;
+  std::vector<float> logits_;  // of the steps in the ring
   std::int64_t ring_row_ = 0, sequence_ = -1;
   // Positions [owed_first_, owed_first_ + owed_.size()) lack their K and V; those in the ring follow.
   std::int64_t owed_first_ = 0;

@@ -107,6 +107,7 @@ class Task {
       job.options.pooled_maps = false;
       job.options.force = true;
       std::filesystem::remove(trace_path);
+      job.device = request_.device;
       (void)record(job, progress_, cancel_);
       Grid grid;
       grid.policies = request_.policies;

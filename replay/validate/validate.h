@@ -22,6 +22,7 @@ namespace kvgrind::replay {
 struct ValidateRequest {
   const traces::ModelFolder* model = nullptr;
   std::shared_ptr<const sim::Model> runtime;
+  std::string device = "auto";  // where recordings run; `runtime` has its own place
   std::vector<Suite> suites;          // one task each
   std::vector<std::string> policies;  // as typed
   std::vector<sim::Amount> amounts;

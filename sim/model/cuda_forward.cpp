@@ -226,6 +226,18 @@ void CudaPass::mlp(std::int64_t l) {
   }
 }
 
+// In pieces of at most 256 MiB; normed_ holds all rows behind the final norm.
+void CudaPass::show_logits(const Part& part) {
+  const std::int64_t piece = std::clamp<std::int64_t>((256ll << 20) / (card_.vocab * 4), 1, part.n);
+  for (std::int64_t first = 0; first < part.n; first += piece) {
+    const std::int64_t n = std::min(piece, part.n - first);
+    auto* logits = context_.logits.of<float>(piece * card_.vocab * 4, "logits");
+    context_.products.multiply(model_.dtype(), element_at(normed_, (part.row + first) * card_.hidden), model_.head(), n,
+                               card_.vocab, card_.hidden, DType::f32, logits);
+    tap_->logits(logits, first, n, stream_);
+  }
+}
+
 std::vector<Array<float, 2>> CudaPass::finish() {
   // The final residual's norms, then the rows whose logits are wanted through the final norm and the head.
   float* final_norms = hidden_norm_ + card_.layers * rows_;
@@ -237,7 +249,10 @@ std::vector<Array<float, 2>> CudaPass::finish() {
   if (tap_ && rows_ > 0) {
     norm.x = x_, norm.n = rows_, norm.out = normed_, norm.x_norm = final_norms;
     kernels::rms_norm_cuda(norm, stream_);
-    for (const Part& part : parts_) tap_->end(final_norms + part.row, stream_);
+    for (const Part& part : parts_) {
+      if (tap_->wants_all_logits()) show_logits(part);
+      tap_->end(final_norms + part.row, stream_);
+    }
   }
   const float* logits = nullptr;
   if (count > 0) {

@@ -75,9 +75,13 @@ void CudaPass::attend_host(const Part& part, std::int64_t l) {
     const auto slots = static_cast<std::int64_t>(group.position.size());
     const std::int64_t base = at[static_cast<std::size_t>(h)];
     float* to = packed + base;
-    for (const View<const float, 2>& from : {group.k, group.v})
-      for (std::int64_t i = 0; i < slots; ++i)
-        for (std::int64_t d = 0; d < dim; ++d) *to++ = from(i, d);
+    for (const View<const float, 2>& from : {group.k, group.v}) {
+      const bool dense = from.stride(1) == 1 && from.stride(0) == dim;
+      if (dense) std::copy_n(from.data(), slots * dim, to);
+      for (std::int64_t i = 0; !dense && i < slots; ++i)
+        for (std::int64_t d = 0; d < dim; ++d) to[i * dim + d] = from(i, d);
+      to += slots * dim;
+    }
     std::copy_n(group.position.data(), slots, reinterpret_cast<std::int64_t*>(to));
     to += 2 * slots;
     if (group.log_count) std::copy_n(group.log_count, slots, to);

@@ -30,6 +30,7 @@ class CudaPass {
   void device_probabilities(const Part& part, std::int64_t l);
   void show_layer(const Part& part, std::int64_t l);
   void mlp(std::int64_t l);
+  void show_logits(const Part& part);
   std::vector<Array<float, 2>> finish();
 
   // n elements of the run's dtype, or fp32, at `from` on their way to host memory; there after synchronize().

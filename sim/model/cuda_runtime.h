@@ -81,6 +81,12 @@ class DeviceTap {
   virtual ~DeviceTap() = default;
   virtual void begin(const TapPass&, kernels::DeviceStream) {}
   virtual void layer(const DeviceLayer&, kernels::DeviceStream) {}
+  // Before end(), where asked for: logits [rows, vocab] of rows first, first + 1, … of the pass, piece by piece; the next
+  // piece overwrites them. Not of decode steps, whose logits the caller has.
+  virtual bool wants_all_logits() const { return false; }
+  virtual void logits(const float* logits, std::int64_t first, std::int64_t rows, kernels::DeviceStream) {
+    (void)logits, (void)first, (void)rows;
+  }
   // final_norm [n]: L2 of the final residual.
   virtual void end(const float* final_norm, kernels::DeviceStream) { (void)final_norm; }
   // Decode steps (one token, no host tap, a cuda_cache): they run as a graph and show nothing but the ring. step() is

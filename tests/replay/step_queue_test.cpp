@@ -187,7 +187,7 @@ TEST_F(StepQueueTest, DropGivesUpWholeHalvesAndOwesTheirKeys) {
   for (std::int64_t t = 0; t < prompt + steps - 1; ++t)
     if (t < prompt + 64 || t >= prompt + 192) want.push_back(t);
   EXPECT_EQ(positions(), want);
-  EXPECT_TRUE(says("queries, LSE and norms of 128 steps: dropped")) << trace_->not_recorded().back();
+  EXPECT_TRUE(says("queries, LSE, norms and predictions of 128 steps: dropped")) << trace_->not_recorded().back();
   const Array<float, 2> lse = trace_->lse(0, 0);
   EXPECT_TRUE(std::isnan(lse(prompt + 64, 0)) && std::isnan(lse(prompt + 191, 3)));
   const auto norms = trace_->hidden_norm(0, 1), inner = trace_->attention_input_norm(0, 1);

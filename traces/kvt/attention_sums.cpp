@@ -92,6 +92,17 @@ void AttentionSums::set_column_sums(std::int64_t layer, std::int64_t segment, Vi
   }
 }
 
+void AttentionSums::set_map(std::int64_t layer, View<const float, 2> max, View<const float, 2> sum) {
+  if (!want_maps_) return;
+  for (std::int64_t h = 0; h < query_heads_; ++h) {
+    HeadMap& map = maps_[at(layer, h)];
+    std::copy_n(&max(h, 0), std::min<std::int64_t>(max.extent(1), static_cast<std::int64_t>(map.max.size())),
+                map.max.data());
+    std::copy_n(&sum(h, 0), std::min<std::int64_t>(sum.extent(1), static_cast<std::int64_t>(map.sum.size())),
+                map.sum.data());
+  }
+}
+
 void AttentionSums::add(const TapProbabilities& block) {
   const std::int64_t rows = block.p.extent(0), keys = block.p.extent(1);
   const std::size_t head = at(block.layer, block.head);

@@ -33,6 +33,9 @@ class AttentionSums {
   // segment, or of none (−1).
   void set_column_sums(std::int64_t layer, std::int64_t segment, View<const float, 2> sums);
 
+  // Maps pooled elsewhere instead, after all passes, in cells of cell() tokens: max and sum [Hq, ≥ triangle(side())].
+  void set_map(std::int64_t layer, View<const float, 2> max, View<const float, 2> sum);
+
   // Segments that turned out longer or shorter than announced; their number stays.
   void move_ends(const std::vector<Segment>& segments);
 

@@ -5,7 +5,6 @@
 #include <cmath>
 
 #include "core/parallel.h"
-#include "traces/kvt/schema.h"
 
 namespace kvgrind::traces {
 
@@ -16,19 +15,33 @@ QueryMoments::QueryMoments(const ModelCard& card, std::vector<Segment> segments)
   for (const Segment& s : segments) parts_.push_back({.segment = s, .n = 0, .mean = {}, .modulus = {}, .second = {}});
 }
 
+void QueryMoments::make_room(Part& part) const {
+  if (!part.second.empty()) return;
+  const auto heads = static_cast<std::size_t>(layers_ * query_heads_), D = static_cast<std::size_t>(head_dim_);
+  part.mean.resize(heads * D);
+  part.modulus.resize(heads * (D / 2));
+  part.second.resize(heads * D * D);
+}
+
+void QueryMoments::set(std::int64_t segment, std::int64_t layer, std::int64_t n, const double* mean,
+                       const double* modulus, const double* second) {
+  Part& part = parts_[static_cast<std::size_t>(segment)];
+  make_room(part);
+  part.n = n;
+  const std::int64_t D = head_dim_, Hq = query_heads_;
+  std::copy_n(mean, Hq * D, part.mean.data() + layer * Hq * D);
+  std::copy_n(modulus, Hq * (D / 2), part.modulus.data() + layer * Hq * (D / 2));
+  std::copy_n(second, Hq * D * D, part.second.data() + layer * Hq * D * D);
+}
+
 void QueryMoments::add(std::int64_t layer, std::int64_t first, View<const float, 3> q_pre) {
   const std::int64_t n = q_pre.extent(0), D = head_dim_, half = D / 2;
   const std::int64_t rotary = rotary_[static_cast<std::size_t>(layer)], paired = rotary / 2, rest = (D - rotary) / 2;
-  const std::size_t heads = static_cast<std::size_t>(layers_ * query_heads_);
   for (Part& part : parts_) {
     const std::int64_t begin = std::max({first, part.segment.begin, ignored_queries});
     const std::int64_t end = std::min(first + n, part.segment.end);
     if (begin >= end) continue;
-    if (part.second.empty()) {
-      part.mean.resize(heads * static_cast<std::size_t>(D));
-      part.modulus.resize(heads * static_cast<std::size_t>(half));
-      part.second.resize(heads * static_cast<std::size_t>(D * D));
-    }
+    make_room(part);
     if (layer == 0) part.n += end - begin;
     parallel_for(query_heads_, [&](std::int64_t h) {
       const std::int64_t head = layer * query_heads_ + h;

@@ -12,12 +12,19 @@
 
 namespace kvgrind::traces {
 
+inline constexpr std::int64_t ignored_queries = 4;  // first positions left out
+
 class QueryMoments {
  public:
   QueryMoments(const ModelCard& card, std::vector<Segment> segments);
 
   // q_pre [n, Hq, D] of the queries at positions first, first+1, …; positions below ignored_queries are left out.
   void add(std::int64_t layer, std::int64_t first, View<const float, 3> q_pre);
+
+  // Sums computed elsewhere instead, after all passes: over n queries of one part (index as segment()), of one layer:
+  // Σ x [Hq, D], Σ |pair| [Hq, D/2], Σ x xᵀ [Hq, D, D].
+  void set(std::int64_t segment, std::int64_t layer, std::int64_t n, const double* mean, const double* modulus,
+           const double* second);
 
   // Segments that turned out longer or shorter than announced (their number stays), and where generation begins.
   void move_ends(const std::vector<Segment>& segments, std::int64_t generated_from);
@@ -34,6 +41,7 @@ class QueryMoments {
     std::int64_t n = 0;  // queries counted (by layer 0)
     std::vector<double> mean, modulus, second;
   };
+  void make_room(Part& part) const;
   std::int64_t layers_, query_heads_, head_dim_;
   std::vector<std::int64_t> rotary_;  // [L]
   std::vector<Part> parts_;

@@ -115,6 +115,29 @@ void Recorder::State::resolve_next(std::int32_t token) {
   pending_row = -1;
 }
 
+void Recorder::State::next_tokens(const NextTokens& given) {
+  if (!in_pass || !content.logits_top64) return;
+  const std::int64_t offset = pass_row - committed;
+  for (std::int64_t i = 0; i < pass_rows; ++i) {
+    for (std::int64_t j = 0; j < top_tokens; ++j) {
+      row_buffer(Small::top_id).set(offset + i, j, given.top_id[i * top_tokens + j]);
+      row_buffer(Small::top_logp).set(offset + i, j, given.top_logp[i * top_tokens + j]);
+    }
+    row_buffer(Small::nll).set(offset + i, 0, given.nll[i]);
+  }
+  if (!given.last_later) return;
+  pending_row = pass_row + pass_rows - 1;  // its chunk is not committed before the next token is known
+  pending_logits.clear();
+}
+
+void Recorder::State::last_logits(std::span<const float> logits) {
+  if (pending_row < 0) return;
+  std::vector<std::int32_t> ids(static_cast<std::size_t>(top_tokens));
+  std::vector<float> log_p(ids.size());
+  pending_logits.assign(logits.begin(), logits.end());
+  pending_log_sum = top_log_probabilities(logits, ids.data(), log_p.data());
+}
+
 void Recorder::State::end(const TapEnd& tap) {
   if (!in_pass || next_layer != plan.card.layers)
     throw Error(Category::usage, {.doing = "recording",
@@ -263,6 +286,24 @@ void Recorder::column_sums(std::int64_t sequence, std::int64_t layer, std::int64
   const auto it = state_->open.find(sequence);
   if (state_->content.column_sums && it != state_->open.end() && it->second.attention)
     it->second.attention->set_column_sums(layer, segment, sums);
+}
+void Recorder::pooled_map(std::int64_t sequence, std::int64_t layer, View<const float, 2> max,
+                          View<const float, 2> sum) {
+  const auto it = state_->open.find(sequence);
+  if (it != state_->open.end() && it->second.attention) it->second.attention->set_map(layer, max, sum);
+}
+void Recorder::query_moments(std::int64_t sequence, std::int64_t layer, std::int64_t segment, std::int64_t n,
+                             const double* mean, const double* modulus, const double* second) {
+  const auto it = state_->open.find(sequence);
+  if (it == state_->open.end() || !it->second.moments) return;
+  QueryMoments& moments = *it->second.moments;
+  moments.set(segment < 0 ? moments.segments() - 1 : segment, layer, n, mean, modulus, second);
+}
+void Recorder::next_tokens(const NextTokens& rows) {
+  state_->guarded([&] { state_->next_tokens(rows); });
+}
+void Recorder::last_logits(std::span<const float> logits) {
+  if (!state_->ended) state_->last_logits(logits);
 }
 void Recorder::describe(std::int64_t sequence, TokenSequence known) {
   state_->guarded([&] { state_->describe(sequence, std::move(known)); });

@@ -15,6 +15,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -74,8 +75,27 @@ class Recorder final : public Tap {
 
   // For sources that sum attention themselves and show no probabilities: before sequence_done, the column sums
   // [Hq, keys] of one layer over the prefill queries of recorded segment `segment` (recorded_segments_of), or of none
-  // (−1). Only with pooled maps switched off.
+  // (−1).
   void column_sums(std::int64_t sequence, std::int64_t layer, std::int64_t segment, View<const float, 2> sums);
+
+  // The same for maps: of one layer, maximum and sum of the attention in each cell [Hq, cells], as many tokens a cell
+  // as map_cell_tokens of the announced length gives, cell (r, c) at r (r + 1) / 2 + c.
+  void pooled_map(std::int64_t sequence, std::int64_t layer, View<const float, 2> max, View<const float, 2> sum);
+  // And for statistics of pre-RoPE queries: Σ x [Hq, D], Σ |pair| [Hq, D/2], Σ x xᵀ [Hq, D, D] over n queries of one
+  // layer and recorded segment; −1 = what was generated.
+  void query_moments(std::int64_t sequence, std::int64_t layer, std::int64_t segment, std::int64_t n,
+                     const double* mean, const double* modulus, const double* second);
+  // And for predictions: before end(), of the n rows of the pass: the likeliest next tokens [n, 64] with natural
+  // log-probabilities, and −log p of the token that follows [n] (NaN: unknown). The logits of a last row whose next
+  // token is not known come by last_logits, after end() and before another pass.
+  struct NextTokens {
+    const std::int32_t* top_id = nullptr;
+    const float* top_logp = nullptr;
+    const float* nll = nullptr;
+    bool last_later = false;
+  };
+  void next_tokens(const NextTokens& rows);
+  void last_logits(std::span<const float> logits);
 
   // Between passes: what is known by now of a sequence that is not done: ids, segments, decode; parent and fork too as
   // long as nothing of it was fed. Its spans stay as announced. A segment's end may only move while it is the last.

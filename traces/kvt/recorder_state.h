@@ -95,6 +95,8 @@ struct Recorder::State {
   void begin(const TapPass& pass);
   void layer(const TapLayer& layer);
   void end(const TapEnd& end);
+  void next_tokens(const NextTokens& given);
+  void last_logits(std::span<const float> logits);
   void resolve_next(std::int32_t token);
   void hash_layer(Range& range, std::int64_t layer);
   void give_slice(const Range& range, GroupBuffer& from, std::int64_t layer, std::int64_t head);

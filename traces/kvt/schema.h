@@ -20,7 +20,6 @@ inline constexpr std::int64_t max_blob_bytes = 100ll << 20;
 inline constexpr std::int64_t top_tokens = 64;
 inline constexpr std::int64_t page_bytes = 4096;    // of the file's space; see hdf5.cpp on why there are pages
 inline constexpr int recorded_segments = 4;         // column sums and query statistics: at most so many a sequence
-inline constexpr std::int64_t ignored_queries = 4;  // first positions left out of the query statistics
 inline constexpr std::int64_t map_side = 256;
 
 // Table rows: 16 little-endian u64; the last is XXH3-64 of the 15 before it. −1 is stored as 2^64 − 1.

@@ -17,7 +17,7 @@ namespace {
 struct Asked {
   std::string model, out, prompt, context, tokens, texts, device = "auto", queries = "all", fsync = "end";
   std::vector<std::string> questions, answers;
-  std::string arithmetic = "f32", dtype = "run", on_full = "block";
+  std::string arithmetic = "f32", dtype = "run", on_full = "block", also;
   std::int64_t decode = 0, top_k = 0, seed = 0, chunk = 512, window = 64, spool_mib = 4096;
   double temperature = 0, top_p = 1, sample_share = 0.1;
   bool force = false, anonymous = false, streaming = false, segments = false;
@@ -115,6 +115,7 @@ int run(const Asked& asked, Console& console) {
   job.streaming = asked.streaming;
   job.spool_bytes = asked.spool_mib << 20;
   job.on_full = replay::on_full_from_name(asked.on_full);
+  job.extras = replay::parse_stream_extras(asked.also);
   job.provenance = command_provenance(asked.anonymous);
   if (const char* kind = traces::network_file_system(asked.out))
     console.warn(
@@ -176,9 +177,11 @@ Action declare(Options& options) {
   options.choice("--arithmetic", asked->arithmetic, {"f32", "bf16"}, "on a CUDA device; the CPU computes in f32");
   options.choice("--dtype", asked->dtype, {"run", "f32", "bf16", "f16"},
                  "what K, V and Q are stored in; run = what the run computes in");
-  options.flag("--streaming", asked->streaming,
-               "on a CUDA device: never stop the run for the file; leaves out maps, query statistics and top-64");
+  options.flag(
+      "--streaming", asked->streaming,
+      "on a CUDA device: never stop the run for the file; leaves out maps, query statistics and top-64, see --also");
   options.integer("--spool", asked->spool_mib, "with --streaming: MiB of host memory between run and file", 1);
+  options.text("--also", asked->also, "with --streaming, computed on the device besides: maps,statistics,top64");
   options.choice("--on-full", asked->on_full, {"block", "drop", "shrink"},
                  "with --streaming, when that is full: wait; lose queries and LSE of whole steps; keep fewer queries");
   options.integer("--chunk", asked->chunk, "tokens fed at once in prefill", 1);

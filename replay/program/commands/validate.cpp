@@ -11,12 +11,14 @@
 #include "replay/program/grid_options.h"
 #include "replay/program/suite_options.h"
 #include "replay/program/write_file.h"
+#include "replay/record/engine.h"
 
 namespace kvgrind::program {
 namespace {
 
 struct Asked {
   std::string model, folder, headline = "D.answer", protocol = "blind";
+  std::string device = "auto";
   SuiteFlags suite;
   std::vector<std::string> policies, budgets, removed, seeds;
   std::int64_t batch = 10, resamples = 1000, minutes = 0;
@@ -32,7 +34,10 @@ int run(const Asked& asked, Console& console) {
   const traces::ModelFolder model = traces::read_model_folder(asked.model);
   replay::ValidateRequest request;
   request.model = &model;
-  request.runtime = sim::build_model(model.config, model.weights);
+  const replay::PlacedModel placed = replay::place_model(model.config, model.weights, asked.device);
+  if (!placed.fallback.empty()) console.warn(placed.fallback + "\ngoing on with --device cpu");
+  request.runtime = placed.model;
+  request.device = placed.device;
   request.suites = suites_of(asked.suite, model, asked.model);
   request.policies = grid.policies;
   request.amounts = grid.amounts;
@@ -76,6 +81,7 @@ Action declare(Options& options) {
   options.texts("--seed", asked->seeds, "seeds of the policies");
   options.text("-o,--out", asked->folder, "folder for rows and reports; an interrupted run goes on there",
                Need::required);
+  options.text("--device", asked->device, "auto, cpu or cuda:N: where the model runs, recorded and in the closed loop");
   options.text("--headline", asked->headline, "the figure shown first");
   options.choice("--protocol", asked->protocol, {"blind", "multi"},
                  "blind: each question on its own copy; multi: all questions in one cache, one after another");
