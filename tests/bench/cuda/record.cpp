@@ -3,7 +3,7 @@
 // a spool in pinned host memory. Prints both sides, the time until the file is complete, and the ceilings of this
 // machine: device to pinned host, and write(2) to the same disk.
 //   usage: bench_record_cuda FOLDER [prompt] [steps] [chunk] [repeats] [spool GiB] [column sums 0|1] [share of prefill
-//          queries]
+//          queries] [maps,statistics,top64: computed on the device besides]
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
@@ -12,6 +12,9 @@
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
+#include <span>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "core/error.h"
@@ -33,6 +36,7 @@ struct Plan {
   fs::path folder;
   std::int64_t prompt = 32768, steps = 256, chunk = 8192, repeats = 3, spool_gib = 6, column_sums = 0;
   double share = 0.1;
+  std::string also = {};
 };
 
 struct Sides {
@@ -46,13 +50,14 @@ double median(std::vector<double> values) {
 
 // One prompt and its decode steps; times go to `to`.
 void run_once(const std::shared_ptr<const sim::CudaModel>& model, const Plan& plan,
-              const std::vector<std::int32_t>& ids, const std::shared_ptr<sim::KvCache>& cache, sim::DeviceTap* tap,
-              Sides& to) {
+              const std::vector<std::int32_t>& ids, const std::shared_ptr<sim::KvCache>& cache,
+              replay::DeviceRecorder* tap, Sides& to) {
   const sim::Feed feed{.ids = std::span(ids).first(static_cast<std::size_t>(plan.prompt)),
                        .cache = cache.get(),
                        .logits_of = {plan.prompt - 1}};
   const double begin = now_ms();
-  sim::prefill(*model, feed, plan.chunk, {}, tap);
+  const Array<float, 2> last = sim::prefill(*model, feed, plan.chunk, {}, tap);
+  if (tap) tap->last_logits({last.data(), static_cast<std::size_t>(last.size())}, false);
   to.prefill.push_back(now_ms() - begin);
   std::vector<double> steps;
   for (std::int64_t s = 0; s < plan.steps; ++s) {
@@ -62,7 +67,8 @@ void run_once(const std::shared_ptr<const sim::CudaModel>& model, const Plan& pl
                         .cache = cache.get(),
                         .decode = true,
                         .logits_of = {0}};
-    sim::forward(*model, {&one, 1}, {}, tap);
+    const Array<float, 2> logits = std::move(sim::forward(*model, {&one, 1}, {}, tap)[0]);
+    if (tap) tap->last_logits({logits.data(), static_cast<std::size_t>(logits.size())}, true);
     steps.push_back(now_ms() - before);
   }
   double sum = 0.0;
@@ -107,9 +113,9 @@ void run(const Plan& plan) {
   fs::create_directories(plan.folder);
   fmt::print(
       "{}; {} prompt tokens in chunks of {}, {} decode steps, spool {} GiB, {:.0f} % of prefill queries, column sums "
-      "{}\n",
+      "{}, besides: {}\n",
       kernels::device_info(0).name, plan.prompt, plan.chunk, plan.steps, plan.spool_gib, 100 * plan.share,
-      plan.column_sums ? "on" : "off");
+      plan.column_sums ? "on" : "off", plan.also.empty() ? "nothing" : plan.also);
   const auto [written, synced] = disk_rate(plan.folder, 4ll << 30);
   fmt::print("ceilings: device to pinned host {:.1f} GB/s; write(2) {:.2f} GB/s, with fsync {:.2f} GB/s\n",
              host_copy_rate(), written, synced);
@@ -140,7 +146,7 @@ void run(const Plan& plan) {
       options.force = true;
       options.fsync = traces::FsyncMode::never;
       options.column_sums = plan.column_sums != 0;
-      options = replay::device_record_options(options);
+      options = replay::device_record_options(options, replay::parse_stream_extras(plan.also));
       traces::Recorder::Plan file_plan;
       file_plan.card = sim::model_config(*model).card;
       file_plan.sequences = {sequence};
@@ -179,15 +185,16 @@ void run(const Plan& plan) {
 int main(int argc, char** argv) {
   Plan plan;
   if (argc < 2) {
-    fmt::print(
-        stderr,
-        "usage: bench_record_cuda FOLDER [prompt] [steps] [chunk] [repeats] [spool GiB] [column sums] [share]\n");
+    fmt::print(stderr,
+               "usage: bench_record_cuda FOLDER [prompt] [steps] [chunk] [repeats] [spool GiB] [column sums] [share] "
+               "[also]\n");
     return 2;
   }
   plan.folder = argv[1];
   std::int64_t* numbers[] = {&plan.prompt, &plan.steps, &plan.chunk, &plan.repeats, &plan.spool_gib, &plan.column_sums};
   for (int i = 2; i < std::min(argc, 8); ++i) *numbers[i - 2] = std::atoll(argv[i]);
   if (argc > 8) plan.share = std::atof(argv[8]);
+  if (argc > 9) plan.also = argv[9];
   try {
     if (kernels::device_count() == 0) {
       fmt::print("no CUDA device: nothing to measure\n");
