@@ -15,6 +15,7 @@
 #include "replay/closed_loop/compression.h"
 #include "replay/closed_loop/live_signals.h"
 #include "replay/closed_loop/policy_cache.h"
+#include "replay/closed_loop/probe_store.h"
 #include "sim/engine/bound_policy.h"
 #include "sim/model/cuda_runtime.h"
 
@@ -143,10 +144,25 @@ struct ClosedPrompt::State {
   std::vector<Prefix> prefixes;
   std::vector<Tail> tails;
 
-  mutable std::mutex mutex;
+  mutable std::mutex mutex, probe_mutex;
+  mutable std::shared_ptr<const ProbeStore> probes = std::make_shared<ProbeStore>();
   mutable std::array<std::optional<std::vector<std::vector<Distribution>>>, 3> reference;  // by pace
 
   const ModelCard& card() const { return sim::model_config(*model).card; }
+
+  // With the passes of these kinds, made once a prompt.
+  std::shared_ptr<const ProbeStore> probes_for(const std::vector<ProbeKind>& kinds) const {
+    const std::lock_guard lock(probe_mutex);
+    for (const ProbeKind kind : kinds) {
+      if (probes->columns.contains(kind)) continue;
+      auto more = std::make_shared<ProbeStore>(*probes);
+      const Prefix& context = context_prefix.cache ? context_prefix : prefixes[0];
+      run_probes({*model, run_options, *context.cache, options.prefill_chunk}, {prompt.context, 0, prompt.spans},
+                 options.probes, kind, *more);
+      probes = std::move(more);
+    }
+    return probes;
+  }
 
   Prefix extend(const Prefix* base, std::span<const std::int32_t> ids, Role role) const {
     Prefix out;
@@ -327,13 +343,15 @@ struct ClosedPrompt::State {
     std::unique_ptr<LiveSignals> signals;
     std::unique_ptr<PolicyCache> cache;
   };
-  Compressed compressed(const Prefix& prefix, const sim::RunSetup& setup, const ClosedObservers& observers) const {
+  Compressed compressed(const Prefix& prefix, const sim::RunSetup& setup, const ClosedObservers& observers,
+                        const std::shared_ptr<const ProbeStore>& shown) const {
     const bool running = options.compressed_prefill && decides_in_prefill(*setup.policy);
     const sim::BoundPolicy& policy = *setup.policy;
     Compressed out;
     out.signals = std::make_unique<LiveSignals>(
         model, std::vector<Segment>(prefix.signals->segments().begin(), prefix.signals->segments().end()), prompt.spans,
         running ? nullptr : prefix.signals, running ? Watched{} : kept_signals);
+    out.signals->set_probes(shown);
     out.cache = std::make_unique<PolicyCache>(
         running ? sim::CacheState(card(), sim::cache_granularity(policy)) : cache_at_start(policy, *prefix.cache),
         setup, *out.signals);
@@ -367,19 +385,24 @@ struct ClosedPrompt::State {
   }
 
   JobOutcome run(const EvalJob& job, const ClosedObservers& observers) const {
+    std::vector<ProbeKind> kinds;
     for (const sim::Signal signal : sim::needed_signals(*job.policy))
-      if (!prefixes[0].signals->has(signal))
+      if (const auto kind = probe_kind(signal))
+        kinds.push_back(*kind);
+      else if (!prefixes[0].signals->has(signal))
         throw Error(Category::usage, {.doing = "running in the closed loop",
                                       .on = sim::typed_text(*job.policy),
                                       .found = fmt::format("a need for signal {}", sim::signal_name(signal)),
                                       .expected = "signals that a running model can give, and that policies named "
                                                   "beforehand ask for"});
+    const std::shared_ptr<const ProbeStore> shown = probes_for(kinds);
     const Pace pace = pace_of(*job.policy);
     const bool heard = pace != Pace::whole;  // the policy goes on deciding in the tails
     // On the CPU, pieces give the same, bitwise: a row depends on itself and its keys alone. Not so on a device.
     const auto& full = reference_of(sim::device_of(*model) ? pace : Pace::whole);
     JobOutcome out;
     out.questions.resize(prompt.questions.size());
+    for (const ProbeKind kind : kinds) out.probe_tokens += shown->fed_tokens.at(kind);
     const sim::RunSetup setup{.policy = job.policy, .amount = job.amount, .seed = job.seed, .sequence = sequence};
 
     // Each prefix is compressed once where its tails can then be copies; a policy that hears the tails has one each.
@@ -391,7 +414,7 @@ struct ClosedPrompt::State {
     for (std::size_t t = 0; t < tails.size(); ++t) {
       const PolicyCache*& one = of_prefix[tails[t].prefix];
       if (heard || !one) {
-        runs.push_back(compressed(prefixes[tails[t].prefix], setup, observers));
+        runs.push_back(compressed(prefixes[tails[t].prefix], setup, observers, shown));
         one = runs.back().cache.get();
       }
       if (heard) {

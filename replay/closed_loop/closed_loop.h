@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/tap.h"
+#include "replay/probe/probe_plan.h"
 #include "replay/suite/suite.h"
 #include "sim/engine/policy_run.h"
 #include "sim/model/runtime.h"
@@ -31,6 +32,7 @@ struct ClosedOptions {
   Turns turns = Turns::blind;
   std::int64_t prefill_chunk = 512;  // tokens per forward call
   bool compressed_prefill = false;   // prefill itself reads the policy's cache, chunk by chunk
+  ProbePlan probes = {};             // how the context is read once more for policies that ask; which kinds they say
   bool kl = true;                    // keep the reference's distributions (vocab floats a token)
   // The only policies that will run, as far as known: the model is watched for what they ask, no further. Empty: any.
   std::vector<sim::PolicyPtr> policies = {};
@@ -66,6 +68,7 @@ struct JobOutcome {
   double touched_fraction = 0;  // bytes read by a step / bytes of the full cache
   std::int64_t stored_bytes = 0, full_bytes = 0;
   std::int64_t slots_called = 0, nan_scores = 0;
+  std::int64_t probe_tokens = 0;  // fed in passes over the context once more, on its full cache
 };
 
 // What tests look at.

@@ -61,6 +61,48 @@ void append_norms(View<const float, 2> x, std::vector<float>& out) {
   });
 }
 
+// Mean, moduli and second moment of the rows of q, summed in double in the order of the rows.
+sim::QueryStatistics statistics_of(View<const float, 2> q, std::int64_t rotary_dim) {
+  const std::int64_t n = q.extent(0), dim = q.extent(1), half = rotary_dim / 2;
+  sim::QueryStatistics out;
+  out.n = n;
+  out.mean.resize(static_cast<std::size_t>(dim));
+  out.mean_modulus.resize(static_cast<std::size_t>(dim / 2));
+  out.second_moment = Array<float, 2>({dim, dim});
+  if (n == 0) return out;
+  Array<double, 1> mean({dim}), modulus({dim / 2});
+  Array<double, 2> moment({dim, dim}), wide({4, dim});
+  for (std::int64_t first = 0; first < n; first += 4) {  // four rows a time, so that a sum is fetched once for all four
+    const std::int64_t rows = std::min<std::int64_t>(4, n - first);
+    for (std::int64_t i = 0; i < rows; ++i) {
+      double* const row = &wide(i, 0);
+      for (std::int64_t d = 0; d < dim; ++d) row[d] = q(first + i, d);
+      for (std::int64_t d = 0; d < dim; ++d) mean(d) += row[d];
+      for (std::int64_t m = 0; m < half; ++m)
+        modulus(m) += static_cast<float>(std::sqrt(row[m] * row[m] + row[m + half] * row[m + half]));
+    }
+    const double *w0 = &wide(0, 0), *w1 = w0 + dim, *w2 = w1 + dim, *w3 = w2 + dim;
+    for (std::int64_t a = 0; a < dim; ++a) {  // the upper triangle; a product is the same either way round
+      double* const to = &moment(a, 0);
+      if (rows == 4) {
+        for (std::int64_t b = a; b < dim; ++b)
+          to[b] = to[b] + w0[a] * w0[b] + w1[a] * w1[b] + w2[a] * w2[b] + w3[a] * w3[b];
+      } else {
+        for (std::int64_t i = 0; i < rows; ++i)
+          for (std::int64_t b = a; b < dim; ++b) to[b] += wide(i, a) * wide(i, b);
+      }
+    }
+  }
+  const auto count = static_cast<double>(n);
+  for (std::int64_t d = 0; d < dim; ++d) out.mean[static_cast<std::size_t>(d)] = static_cast<float>(mean(d) / count);
+  for (std::int64_t m = 0; m < dim / 2; ++m)
+    out.mean_modulus[static_cast<std::size_t>(m)] = static_cast<float>(modulus(m) / count);
+  for (std::int64_t a = 0; a < dim; ++a)
+    for (std::int64_t b = 0; b < dim; ++b)
+      out.second_moment(a, b) = static_cast<float>(moment(std::min(a, b), std::max(a, b)) / count);
+  return out;
+}
+
 }  // namespace
 
 struct LiveSignals::Cache {
@@ -147,7 +189,8 @@ bool LiveSignals::has(sim::Signal signal) const {
       return false;
     case sim::Signal::repeat_probe:
     case sim::Signal::reread_probe:
-      return false;
+    case sim::Signal::episode_probe:
+      return probes_ && probes_->columns.contains(*probe_kind(signal));
     case sim::Signal::segments:
       return !segments_.empty();
     case sim::Signal::spans:
@@ -158,7 +201,13 @@ bool LiveSignals::has(sim::Signal signal) const {
 }
 
 Array<float, 2> LiveSignals::queries(std::int64_t layer, std::int64_t head, std::int64_t first, std::int64_t n) const {
-  const std::int64_t dim = card_.head_dim, heads = card_.query_heads;
+  Array<float, 2> out({n, card_.head_dim});
+  copy_queries(layer, head, first, out.view());
+  return out;
+}
+
+void LiveSignals::copy_queries(std::int64_t layer, std::int64_t head, std::int64_t first, View<float, 2> to) const {
+  const std::int64_t n = to.extent(0), dim = card_.head_dim, heads = card_.query_heads;
   // Within a layer the newest rows are known before the pass ends, so the rows themselves say what is there.
   const auto& rows = layers_[static_cast<std::size_t>(layer)].q;
   const std::int64_t known = first_ + static_cast<std::int64_t>(rows.size()) / (heads * dim);
@@ -167,17 +216,12 @@ Array<float, 2> LiveSignals::queries(std::int64_t layer, std::int64_t head, std:
                                   .on = fmt::format("layer {}, query head {}", layer, head),
                                   .found = fmt::format("positions [{}, {}) asked", first, first + n),
                                   .expected = fmt::format("within [0, {})", known)});
-  Array<float, 2> out({n, dim});
   const std::int64_t below = std::clamp<std::int64_t>(first_ - first, 0, n);
-  if (below > 0) {
-    const Array<float, 2> front = prefix_->queries(layer, head, first, below);
-    std::copy_n(front.data(), below * dim, out.data());
-  }
+  if (below > 0) prefix_->copy_queries(layer, head, first, to.slice(0, below));
   for (std::int64_t t = below; t < n; ++t) {
     const std::int64_t row = first + t - first_;
-    std::copy_n(rows.data() + (row * heads + head) * dim, dim, out.data() + t * dim);
+    std::copy_n(rows.data() + (row * heads + head) * dim, dim, to.data() + t * to.stride(0));
   }
-  return out;
 }
 
 std::vector<float> LiveSignals::column_sums(std::int64_t layer, std::int64_t head, std::int64_t until) const {
@@ -226,50 +270,33 @@ std::vector<float> LiveSignals::column_sums(std::int64_t layer, std::int64_t hea
 sim::QueryStatistics LiveSignals::query_statistics(std::int64_t layer, std::int64_t head, std::int64_t skip,
                                                    std::int64_t until) const {
   if (prefix_ && until <= prefix_->end_) return prefix_->query_statistics(layer, head, skip, until);
-  const auto key = std::tuple(layer, head, skip, until);
+  const auto key = [&](std::int64_t h) { return std::tuple(layer, h, skip, until); };
   {
     const std::lock_guard lock(cache_->mutex);
-    if (const auto it = cache_->statistics.find(key); it != cache_->statistics.end()) return it->second;
+    if (const auto it = cache_->statistics.find(key(head)); it != cache_->statistics.end()) return it->second;
   }
-  const std::int64_t n = std::max<std::int64_t>(0, until - skip), dim = card_.head_dim;
-  Array<float, 2> q = n > 0 ? queries(layer, head, skip, n) : Array<float, 2>({0, dim});
+  // All heads that share a KV head: who asks for one asks for the others, and they are turned back together.
+  const std::int64_t n = std::max<std::int64_t>(0, until - skip), dim = card_.head_dim, heads = card_.group();
+  const std::int64_t first_head = head / heads * heads;
+  Array<float, 3> q({n, heads, dim});
+  for (std::int64_t h = 0; h < heads; ++h)
+    copy_queries(layer, first_head + h, skip, {q.data() + h * dim, {n, dim}, {heads * dim, 1}});
   std::vector<std::int64_t> position(static_cast<std::size_t>(n));
   std::iota(position.begin(), position.end(), skip);
   const auto& set = card_.rope[static_cast<std::size_t>(card_.layer[static_cast<std::size_t>(layer)].rope_set)];
-  kernels::rope_undo(set, position, View<float, 3>(q.data(), {n, 1, dim}));
-
-  sim::QueryStatistics out;
-  out.n = n;
-  out.mean.resize(static_cast<std::size_t>(dim));
-  out.mean_modulus.resize(static_cast<std::size_t>(dim / 2));
-  out.second_moment = Array<float, 2>({dim, dim});
-  if (n > 0) {
-    std::vector<double> mean(static_cast<std::size_t>(dim)), modulus(static_cast<std::size_t>(dim / 2)),
-        moment(static_cast<std::size_t>(dim * dim));
-    const std::int64_t half = set.rotary_dim() / 2;
-    std::vector<double> wide(static_cast<std::size_t>(dim));
-    for (std::int64_t t = 0; t < n; ++t) {
-      const float* row = q.data() + t * dim;
-      std::copy_n(row, dim, wide.data());
-      for (std::int64_t a = 0; a < dim; ++a) {  // the upper triangle; a product is the same either way round
-        const double at_a = wide[static_cast<std::size_t>(a)];
-        mean[static_cast<std::size_t>(a)] += at_a;
-        double* const to = moment.data() + a * dim;
-        for (std::int64_t b = a; b < dim; ++b) to[b] += at_a * wide[static_cast<std::size_t>(b)];
-      }
-      for (std::int64_t m = 0; m < half; ++m) modulus[static_cast<std::size_t>(m)] += std::hypot(row[m], row[m + half]);
-    }
-    for (std::int64_t a = 0; a < dim; ++a)
-      for (std::int64_t b = 0; b < a; ++b)
-        moment[static_cast<std::size_t>(a * dim + b)] = moment[static_cast<std::size_t>(b * dim + a)];
-    for (std::size_t i = 0; i < mean.size(); ++i) out.mean[i] = static_cast<float>(mean[i] / static_cast<double>(n));
-    for (std::size_t i = 0; i < modulus.size(); ++i)
-      out.mean_modulus[i] = static_cast<float>(modulus[i] / static_cast<double>(n));
-    for (std::size_t i = 0; i < moment.size(); ++i)
-      out.second_moment.data()[i] = static_cast<float>(moment[i] / static_cast<double>(n));
+  kernels::rope_undo(set, position, q.view());
+  for (std::int64_t h = 0; h < heads; ++h) {
+    sim::QueryStatistics out = statistics_of({q.data() + h * dim, {n, dim}, {heads * dim, 1}}, set.rotary_dim());
+    const std::lock_guard lock(cache_->mutex);
+    cache_->statistics.emplace(key(first_head + h), std::move(out));
   }
   const std::lock_guard lock(cache_->mutex);
-  return cache_->statistics.emplace(key, std::move(out)).first->second;
+  return cache_->statistics.at(key(head));
+}
+
+std::vector<ProbeColumns> LiveSignals::probes(std::int64_t layer, std::int64_t head, sim::Signal kind) const {
+  if (!has(kind)) return sim::SignalSource::probes(layer, head, kind);  // says what is missing
+  return probes_->columns.at(*probe_kind(kind))[static_cast<std::size_t>(layer * card_.query_heads + head)];
 }
 
 std::pair<std::int64_t, std::int64_t> LiveSignals::future(std::int64_t moment) const { return {moment, moment}; }

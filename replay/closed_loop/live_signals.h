@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/tap.h"
+#include "replay/closed_loop/probe_store.h"
 #include "sim/engine/cache_state.h"
 #include "sim/engine/policy.h"
 #include "sim/engine/signals.h"
@@ -35,6 +36,7 @@ class LiveSignals final : public Tap, public sim::SignalSource {
 
   // The uncompressed cache of the tokens seen so far, for signals that need all keys (column sums). Not copied.
   void set_full_cache(const sim::CacheState* cache) { full_cache_ = cache; }
+  void set_probes(std::shared_ptr<const ProbeStore> probes) { probes_ = std::move(probes); }
   std::int64_t end() const { return end_; }  // positions [0, end) have been seen
 
   // Tap
@@ -53,6 +55,7 @@ class LiveSignals final : public Tap, public sim::SignalSource {
   sim::QueryStatistics query_statistics(std::int64_t layer, std::int64_t head, std::int64_t skip,
                                         std::int64_t until) const override;
   std::pair<std::int64_t, std::int64_t> future(std::int64_t moment) const override;
+  std::vector<ProbeColumns> probes(std::int64_t layer, std::int64_t head, sim::Signal kind) const override;
   std::span<const float> hidden_norm(std::int64_t layer) const override;
   std::span<const float> attention_input_norm(std::int64_t layer) const override;
   const Array<float, 2>& output_projection(std::int64_t layer) const override;
@@ -65,11 +68,14 @@ class LiveSignals final : public Tap, public sim::SignalSource {
     std::vector<float> hidden_norm, attn_in_norm;  // [end]; the prefix's values in front
     std::vector<std::vector<float>> sums;          // [Hq][end] attention received, where sums are watched
   };
+  void copy_queries(std::int64_t layer, std::int64_t head, std::int64_t first, View<float, 2> to) const;
+
   std::shared_ptr<const sim::Model> model_;
   const ModelCard& card_;
   std::vector<Segment> segments_;
   std::vector<Span> spans_;
   std::shared_ptr<const LiveSignals> prefix_;
+  std::shared_ptr<const ProbeStore> probes_;
   const sim::CacheState* full_cache_ = nullptr;
   std::int64_t first_ = 0;  // own rows are positions [first_, end_)
   std::int64_t end_ = 0;

@@ -68,6 +68,8 @@ traces::MetricMap eval_metrics(const JobOutcome& outcome, Turns turns) {
   out["kl"] = kl.metric();
   out["top1"] = top.metric();
   out["p_full_mean"] = p_full.metric();
+  if (outcome.probe_tokens > 0)
+    out["probe_tokens"] = {.value = static_cast<double>(outcome.probe_tokens), .n = 1};  // fed before compressing
   return out;
 }
 

@@ -13,6 +13,7 @@
 #include "core/error.h"
 #include "kernels/attention/attention.h"
 #include "kernels/rope/rope.h"
+#include "replay/probe/probe_plan.h"
 
 namespace kvgrind::replay {
 namespace {
@@ -102,6 +103,7 @@ struct OpenSource::State {
   std::map<std::int64_t, Array<float, 2>> lse;  // by layer, [T, Hq]
   std::map<std::tuple<std::int64_t, std::int64_t, std::int64_t>, std::vector<float>> column_sums;
   std::map<std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t>, sim::QueryStatistics> query_statistics;
+  std::map<std::tuple<std::int64_t, std::int64_t, ProbeKind>, std::vector<ProbeColumns>> probes;
   std::int64_t query_bytes = 0;
 
   std::string place(std::int64_t layer, std::int64_t head) const {
@@ -120,6 +122,19 @@ struct OpenSource::State {
     const auto [it, fresh] = queries.emplace(Head{layer, head}, std::move(read));
     if (fresh) query_bytes += bytes;
     return it->second;
+  }
+
+  bool card_has_heads() const { return run->card().layers > 0 && run->card().query_heads > 0; }
+
+  std::vector<ProbeColumns> probes_of(std::int64_t layer, std::int64_t head, ProbeKind kind) {
+    const auto key = std::tuple(layer, head, kind);
+    {
+      const std::lock_guard lock(mutex);
+      if (const auto it = probes.find(key); it != probes.end()) return it->second;
+    }
+    std::vector<ProbeColumns> read = run->probes(info.id, layer, head, kind);
+    const std::lock_guard lock(mutex);
+    return probes.emplace(key, std::move(read)).first->second;
   }
 
   bool covered(std::int64_t first, std::int64_t n) const {
@@ -153,7 +168,7 @@ OpenSource::OpenSource(OpenSource&&) noexcept = default;
 const ModelCard& OpenSource::card() const { return state_->run->card(); }
 
 bool OpenSource::has(sim::Signal signal) const {
-  const State& s = *state_;
+  State& s = *state_;
   const bool all_queries = s.covered(0, s.info.tokens);
   switch (signal) {
     case sim::Signal::queries:
@@ -175,7 +190,8 @@ bool OpenSource::has(sim::Signal signal) const {
       return !s.info.spans.empty();
     case sim::Signal::repeat_probe:
     case sim::Signal::reread_probe:
-      return false;
+    case sim::Signal::episode_probe:
+      return s.card_has_heads() && !s.probes_of(0, 0, *probe_kind(signal)).empty();
   }
   return false;
 }
@@ -305,6 +321,12 @@ std::vector<float> OpenSource::log_sum_exp(std::int64_t layer, std::int64_t head
   std::vector<float> out;
   if (it->second.extent(0) < first + n) return out;
   for (std::int64_t i = first; i < first + n; ++i) out.push_back(it->second(i, head));
+  return out;
+}
+
+std::vector<ProbeColumns> OpenSource::probes(std::int64_t layer, std::int64_t head, sim::Signal kind) const {
+  std::vector<ProbeColumns> out = state_->probes_of(layer, head, *probe_kind(kind));
+  if (out.empty()) return sim::SignalSource::probes(layer, head, kind);  // says what is missing
   return out;
 }
 

@@ -28,6 +28,7 @@ class OpenSource final : public sim::SignalSource {
   std::pair<std::int64_t, std::int64_t> future(std::int64_t moment) const override;
   std::vector<float> log_sum_exp(std::int64_t layer, std::int64_t head, std::int64_t first,
                                  std::int64_t n) const override;
+  std::vector<ProbeColumns> probes(std::int64_t layer, std::int64_t head, sim::Signal kind) const override;
   std::span<const float> hidden_norm(std::int64_t layer) const override;
   std::span<const float> attention_input_norm(std::int64_t layer) const override;
   const Array<float, 2>& output_projection(std::int64_t layer) const override;

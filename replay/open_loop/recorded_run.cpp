@@ -41,6 +41,10 @@ class TraceRun final : public RecordedRun {
   std::vector<float> attention_input_norm(std::int64_t sequence, std::int64_t layer) const override {
     return trace_->attention_input_norm(sequence, layer);
   }
+  std::vector<ProbeColumns> probes(std::int64_t sequence, std::int64_t layer, std::int64_t query_head,
+                                   ProbeKind kind) const override {
+    return trace_->probes(sequence, layer, query_head, kind);
+  }
 
  protected:
   std::optional<Array<float, 2>> read_output_projection(std::int64_t layer) const override {
@@ -85,6 +89,10 @@ class ProjectedRun final : public RecordedRun {
   }
   std::vector<float> attention_input_norm(std::int64_t sequence, std::int64_t layer) const override {
     return run_->attention_input_norm(sequence, layer);
+  }
+  std::vector<ProbeColumns> probes(std::int64_t sequence, std::int64_t layer, std::int64_t query_head,
+                                   ProbeKind kind) const override {
+    return run_->probes(sequence, layer, query_head, kind);
   }
 
  protected:

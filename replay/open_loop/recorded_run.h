@@ -45,6 +45,13 @@ class RecordedRun {
   virtual std::vector<float> hidden_norm(std::int64_t sequence, std::int64_t layer) const = 0;
   virtual std::vector<float> attention_input_norm(std::int64_t sequence, std::int64_t layer) const = 0;
 
+  // What one query head gave to the context's keys in recorded passes over it once more, by number; empty: none.
+  virtual std::vector<ProbeColumns> probes(std::int64_t sequence, std::int64_t layer, std::int64_t query_head,
+                                           ProbeKind kind) const {
+    (void)sequence, (void)layer, (void)query_head, (void)kind;
+    return {};
+  }
+
   // W_O [hidden, Hq·D], and the same packed for products; null: not stored. Read once, kept with the run.
   const Array<float, 2>* output_projection(std::int64_t layer) const;
   const kernels::PackedLinear* packed_projection(std::int64_t layer) const;

@@ -3,12 +3,15 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <map>
 #include <optional>
 
 #include "core/error.h"
+#include "replay/probe/probe_tap.h"
 #include "replay/record/device_recorder.h"
 #include "replay/record/engine.h"
+#include "sim/model/model_tensors.h"
 
 namespace kvgrind::replay {
 namespace {
@@ -43,6 +46,7 @@ class Run {
                                         dtype_name(engine_->arithmetic())),
                    .expected = "the same when streaming: the device's bytes go to the file as they are",
                    .next = "leave --dtype at run, or change --arithmetic"});
+    plan_passes();
     options_ = job.streaming ? device_record_options(job.options, job.extras) : job.options;
     config_.card.dtype = job.stored.value_or(engine_->arithmetic());
   }
@@ -113,6 +117,12 @@ class Run {
     plan.provenance["streaming"] = job_.streaming;
     if (job_.streaming) plan.provenance["on_full"] = std::string(on_full_name(job_.on_full));
     plan.provenance["chunk"] = job_.chunk;
+    plan.probes = static_cast<std::int64_t>(total_passes_);
+    plan.probe_rows = pass_rows_;
+    if (total_passes_ > 0) {
+      plan.provenance["probe_tokens"] = pass_tokens_;
+      plan.provenance["probe_chunk"] = job_.probes.chunk;
+    }
     plan.provenance["temperature"] = job_.sampling.temperature;
     plan.provenance["top_p"] = job_.sampling.top_p;
     plan.provenance["top_k"] = job_.sampling.top_k;
@@ -121,6 +131,49 @@ class Run {
     if (const auto tokenizer = job_.model->tokenizer)
       plan.token_bytes = [tokenizer](std::int32_t id) { return tokenizer->bytes(id); };
     return plan;
+  }
+
+  // Over the contexts of sequences that continue no other.
+  void plan_passes() {
+    ProbePlan plan = job_.probes;
+    if (!plan.any()) return;
+    if (job_.streaming)
+      throw Error(Category::usage, {.doing = "recording",
+                                    .on = job_.out.string(),
+                                    .found = "passes over contexts once more, while streaming",
+                                    .expected = "one of both",
+                                    .next = "leave --streaming or --probes off"});
+    if (plan.episode && !plan.episodes.embed)
+      plan.episodes.embed = mean_embedding(*sim::find_tensors(config_, job_.model->weights).embedding);
+    passes_.resize(job_.sequences.size());
+    for (std::size_t s = 0; s < passes_.size(); ++s) {
+      const TokenSequence& one = job_.sequences[s];
+      if (one.parent >= 0) continue;
+      const auto [begin, end] = probed_range(one.segments, static_cast<std::int64_t>(one.ids.size()));
+      passes_[s] = plan_probes({std::span(one.ids).first(static_cast<std::size_t>(end)), begin, one.spans}, plan);
+      check_probes(config_.card, passes_[s]);
+      for (const ProbePass& pass : passes_[s]) {
+        pass_rows_ += std::popcount(measured_statistics(pass.kind)) * (pass.end - pass.begin);
+        pass_tokens_ += pass.fed;
+        ++total_passes_;
+      }
+    }
+  }
+
+  void run_passes(traces::Recorder& recorder, std::int64_t index, const sim::KvCache& cache) {
+    if (passes_.empty()) return;
+    for (const ProbePass& pass : passes_[static_cast<std::size_t>(index)]) {
+      const std::unique_ptr<sim::KvCache> copy = engine_->fork(cache, pass.first, pass.first + pass.fed);
+      ProbeTap tap(config_.card, pass, *copy);
+      run_probe(pass, *copy, tap, job_.chunk, [&](const sim::Feed& feed) {
+        cancel_.throw_if_cancelled();
+        (void)engine_->forward(feed, run_);
+        outcome_.probe_tokens += static_cast<std::int64_t>(feed.ids.size());
+        if (progress_)
+          progress_->update("recording tokens", outcome_.rows + outcome_.probe_tokens, total_rows_ + pass_tokens_);
+      });
+      recorder.probe(index, pass, [&](std::int64_t layer) { return tap.rows(layer); });
+    }
   }
 
   void record_sequence(traces::Recorder& recorder, std::int64_t index) {
@@ -147,6 +200,7 @@ class Run {
     else
       recorder.sequence_done(index, next);
     outcome_.generated.push_back(generated);
+    run_passes(recorder, index, *cache);
     keep_for_forks(index, std::move(cache));
   }
 
@@ -180,7 +234,8 @@ class Run {
     if (streaming_ && wants_last)
       streaming_->last_logits({logits.data(), static_cast<std::size_t>(logits.size())}, decode);
     outcome_.rows += static_cast<std::int64_t>(ids.size());
-    if (progress_) progress_->update("recording tokens", outcome_.rows, total_rows_);
+    if (progress_)
+      progress_->update("recording tokens", outcome_.rows + outcome_.probe_tokens, total_rows_ + pass_tokens_);
     return logits;
   }
 
@@ -205,7 +260,8 @@ class Run {
   bool began_ = false;
   std::map<std::int64_t, std::unique_ptr<sim::KvCache>> caches_;
   RecordOutcome outcome_;
-  std::int64_t total_rows_ = 0;
+  std::vector<std::vector<ProbePass>> passes_;  // by sequence; empty: none asked for
+  std::int64_t total_rows_ = 0, pass_rows_ = 0, pass_tokens_ = 0, total_passes_ = 0;
 };
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include "core/json.h"
 #include "core/progress.h"
 #include "core/sequence.h"
+#include "replay/probe/probe_plan.h"
 #include "replay/record/pressure.h"
 #include "replay/record/stream_extras.h"
 #include "sim/model/runtime.h"
@@ -33,6 +34,9 @@ struct RecordJob {
   // (replay/record/device_recorder.h).
   bool streaming = false;
   std::int64_t spool_bytes = 4ll << 30;  // of pinned host memory, for streaming
+  // Passes over each context once more, after its sequence: on a copy of the cache, their tokens are no rows of the
+  // file. Without token embeddings in the plan, episodes take the model's own.
+  ProbePlan probes = {};
   OnFull on_full = OnFull::block;        // when it is full
   StreamExtras extras = {};              // computed on the device besides, with streaming
   // For tests, with streaming: runs on the writer thread before each block is written, with its size: a slow disk.
@@ -43,6 +47,7 @@ struct RecordJob {
 struct RecordOutcome {
   std::string device;                                // what really ran
   std::int64_t rows = 0;                             // tokens fed, all sequences
+  std::int64_t probe_tokens = 0;                     // fed in passes over contexts once more
   std::vector<std::vector<std::int32_t>> generated;  // per sequence: the sampled tokens, the last one never fed
   std::string fallback;                              // why the device was passed over; empty: it was not
   std::vector<std::string> left_out;                 // by a spool that was full, as the file says it too

@@ -40,7 +40,10 @@ void learned_head_scores(const ScoreContext& context, Columns& out) {
     } else {
       const Rows w1 = matrix(fitted.tensor(name("w1"), {features, -1}));
       Rows hidden = (rows * w1).rowwise() + row(fitted.tensor(name("b1"), {w1.cols()}));
-      hidden = hidden.unaryExpr([](float z) { return z / (1 + std::exp(-z)); });
+      if (fitted.number("gelu", 0) != 0)
+        hidden = hidden.unaryExpr([](float z) { return 0.5f * z * (1 + std::erf(z * 0.70710678f)); });
+      else
+        hidden = hidden.unaryExpr([](float z) { return z / (1 + std::exp(-z)); });
       s = hidden * matrix(fitted.tensor(name("w2"), {w1.cols(), card.kv_heads})).col(head);
       s.array() += fitted.tensor(name("b2"), {card.kv_heads}).values[static_cast<std::size_t>(head)];
     }

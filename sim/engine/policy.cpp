@@ -120,6 +120,8 @@ std::string_view signal_name(Signal signal) {
       return "repeat_probe";
     case Signal::reread_probe:
       return "reread_probe";
+    case Signal::episode_probe:
+      return "episode_probe";
   }
   return "unknown";
 }
@@ -138,13 +140,13 @@ std::string_view count_class_name(CountClass count) {
   return "unknown";
 }
 
-std::vector<RepeatProbe> SignalSource::repeat_probes(std::int64_t layer, std::int64_t head, Signal kind) const {
-  throw Error(Category::usage,
-              {.doing = fmt::format("reading signal {}", signal_name(kind)),
-               .on = fmt::format("layer {}, query head {}", layer, head),
-               .found = "no pass that repeats the context",
-               .expected = "a recording with one",
-               .next = "no recorder of this version makes such passes; choose a policy that does not need them"});
+std::vector<ProbeColumns> SignalSource::probes(std::int64_t layer, std::int64_t head, Signal kind) const {
+  const std::string_view name = signal_name(kind);
+  throw Error(Category::usage, {.doing = fmt::format("reading signal {}", name),
+                                .on = fmt::format("layer {}, query head {}", layer, head),
+                                .found = "no such pass over the context",
+                                .expected = "a recording with one",
+                                .next = fmt::format("record with --probes {}", name.substr(0, name.find('_')))});
 }
 
 PolicyPtr bind_policy(std::string_view text, const std::vector<MethodCard>& own_methods) {

@@ -8,6 +8,7 @@
 
 #include "core/array.h"
 #include "core/model_card.h"
+#include "core/probe.h"
 #include "core/sequence.h"
 
 namespace kvgrind::sim {
@@ -22,8 +23,9 @@ enum class Signal : std::uint8_t {
   output_projection,  // W_O
   segments,
   spans,
-  repeat_probe,  // queries of a pass that is told to repeat the context, part by part (KVzip)
-  reread_probe,  // queries of a pass over the context once more, nothing said (KVCompose)
+  repeat_probe,   // attention in a pass that is told to repeat the context, part by part (KVzip)
+  reread_probe,   // attention in a pass over the context once more, nothing said (KVCompose)
+  episode_probe,  // attention of texts that stand for parts of the context (EpiCache)
 };
 std::string_view signal_name(Signal signal);
 
@@ -32,13 +34,6 @@ struct QueryStatistics {            // of one query head, pre-RoPE
   std::vector<float> mean;          // [D]
   Array<float, 2> second_moment;    // [D, D], E[q qᵀ]
   std::vector<float> mean_modulus;  // [D/2] per complex pair
-};
-
-// One query head's pass that repeats tokens [begin, end) of the context: its queries, and the keys of its own tokens.
-struct RepeatProbe {
-  std::int64_t begin = 0, end = 0;
-  std::vector<std::int64_t> position;  // [n]
-  Array<float, 2> q, k;                // [n, D] post-RoPE
 };
 
 class SignalSource {
@@ -63,9 +58,9 @@ class SignalSource {
     (void)layer, (void)head, (void)first, (void)n;
     return {};
   }
-  // All passes of a kind (repeat_probe or reread_probe) over the context, ascending. Error(usage) when none was
-  // recorded.
-  virtual std::vector<RepeatProbe> repeat_probes(std::int64_t layer, std::int64_t head, Signal kind) const;
+  // All passes of a kind (repeat_probe, reread_probe, episode_probe) over the context, by number, of one query head.
+  // Error(usage) when none was made.
+  virtual std::vector<ProbeColumns> probes(std::int64_t layer, std::int64_t head, Signal kind) const;
   virtual std::span<const float> hidden_norm(std::int64_t layer) const = 0;           // [T]
   virtual std::span<const float> attention_input_norm(std::int64_t layer) const = 0;  // [T]
   virtual const Array<float, 2>& output_projection(std::int64_t layer) const = 0;     // [hidden, Hq·D]

@@ -17,6 +17,8 @@ Array<float, 2> output_projection(const Model& model, std::int64_t layer) {
   return out;
 }
 
+const Tensor& token_embedding(const Model& model) { return model.embedding; }
+
 std::span<const float> attention_norm(const Model& model, std::int64_t layer) {
   assert(layer >= 0 && layer < model.config.card.layers);
   return model.layers[static_cast<std::size_t>(layer)].attention_norm;

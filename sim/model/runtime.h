@@ -24,6 +24,9 @@ Array<float, 2> output_projection(const Model& model, std::int64_t layer);
 // Norm weights of the attention input, [hidden].
 std::span<const float> attention_norm(const Model& model, std::int64_t layer);
 
+// The table of token embeddings [vocab, hidden], as stored; lives as long as the model.
+const Tensor& token_embedding(const Model& model);
+
 // Plain cache: keeps everything. Grows as needed; copyable (forks share nothing).
 std::unique_ptr<KvCache> full_cache(const ModelCard& card);
 

@@ -63,6 +63,7 @@ class ClosedOpenPlans : public ::testing::Test {
     job.sequences = {root, both, first};
     job.out = folder_ / "run.kvt";
     job.device = "cpu";
+    job.probes.repeat = job.probes.reread = job.probes.episode = true;
     (void)record(job, nullptr, CancelToken());
     run_ = with_output_projection(recorded_run(traces::Trace::open(job.out, {.probe = false})),
                                   [](std::int64_t layer) { return sim::output_projection(*tiny(), layer); });

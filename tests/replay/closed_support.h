@@ -35,9 +35,7 @@ inline replay::SuitePrompt small_prompt(std::size_t context, std::size_t questio
 // Why a preset has no place in a closed loop on this model; empty: it has.
 inline std::string not_in_closed_loop(const sim::BoundPolicy& policy) {
   for (const sim::Signal signal : sim::needed_signals(policy))
-    if (signal == sim::Signal::future_queries || signal == sim::Signal::repeat_probe ||
-        signal == sim::Signal::reread_probe)
-      return "needs queries that a running model has not asked";
+    if (signal == sim::Signal::future_queries) return "needs queries that a running model has not asked";
   for (const sim::Signal signal : sim::needed_signals(policy))
     if (signal == sim::Signal::spans) return "needs spans, which these prompts do not carry";
   if (!sim::needed_calibrations(policy).empty()) return "needs something fitted";

@@ -15,7 +15,7 @@ namespace kvgrind::program {
 namespace {
 
 struct Asked {
-  std::string model, out, protocol = "blind";
+  std::string model, out, protocol = "blind", probes;
   std::string device = "auto", arithmetic = "f32";
   SuiteFlags suite;
   std::vector<std::string> policies, calibrations, budgets, removed, seeds;
@@ -46,6 +46,8 @@ int run(const Asked& asked, Console& console) {
   request.closed.turns = replay::turns_from_name(asked.protocol);
   request.closed.compressed_prefill = asked.compressed_prefill;
   request.closed.prefill_chunk = asked.chunk;
+  request.closed.probes = replay::parse_probes(asked.probes);
+  if (model.tokenizer) request.closed.probes.text = replay::probe_text(*model.tokenizer);
   request.resume = asked.resume;
   request.force = asked.force;
   request.anonymous = asked.anonymous;
@@ -101,6 +103,8 @@ Action declare(Options& options) {
                  "when the policy compresses and what is asked then");
   options.flag("--compressed-prefill", asked->compressed_prefill,
                "prefill itself reads the policy's cache, chunk by chunk");
+  options.text("--probes", asked->probes,
+               "how policies that read the context once more do: repeat=tokens a part, episode=episodes");
   options.text("--device", asked->device, "auto, cpu or cuda:N: where the model runs; plans are made on the CPU");
   options.choice("--arithmetic", asked->arithmetic, {"f32", "bf16"}, "on a CUDA device; the CPU computes in f32");
   options.integer("--chunk", asked->chunk, "tokens fed at once in prefill", 64);

@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <filesystem>
+#include <map>
 #include <thread>
 
 #include "core/error.h"
@@ -68,6 +69,33 @@ json::object sequence_json(const traces::SequenceInfo& sequence) {
   return out;
 }
 
+json::array probes_json(const traces::Trace& trace, std::int64_t sequence) {
+  json::array out;
+  for (const ProbePass& pass : trace.probe_passes(sequence))
+    out.push_back({{"kind", std::string(probe_kind_name(pass.kind))},
+                   {"number", pass.number},
+                   {"begin", pass.begin},
+                   {"end", pass.end},
+                   {"tokens_fed", pass.fed}});
+  return out;
+}
+
+// Of sequences that continue no other, by kind.
+std::string probes_text(const traces::Trace& trace) {
+  std::map<std::string, std::pair<std::int64_t, std::int64_t>> kinds;  // passes, tokens fed
+  for (const traces::SequenceInfo& sequence : trace.sequences())
+    if (sequence.parent < 0)
+      for (const ProbePass& pass : trace.probe_passes(sequence.id)) {
+        auto& [passes, fed] = kinds[std::string(probe_kind_name(pass.kind))];
+        ++passes;
+        fed += pass.fed;
+      }
+  std::string out;
+  for (const auto& [kind, counts] : kinds)
+    out += fmt::format("{}{}: {} passes, {} tokens fed", out.empty() ? "" : "; ", kind, counts.first, counts.second);
+  return out;
+}
+
 json::object info_json(const traces::Trace& trace) {
   json::object body;
   body["file"] = trace.path().string();
@@ -77,10 +105,15 @@ json::object info_json(const traces::Trace& trace) {
   body["announced_rows"] = trace.announced_rows();
   body["model"] = card_json(trace.card());
   json::array sequences;
-  for (const traces::SequenceInfo& sequence : trace.sequences()) sequences.push_back(sequence_json(sequence));
+  for (const traces::SequenceInfo& sequence : trace.sequences()) {
+    json::object one = sequence_json(sequence);
+    one["probes"] = probes_json(trace, sequence.id);
+    sequences.push_back(std::move(one));
+  }
   body["sequences"] = std::move(sequences);
   const std::vector<std::string> absent = trace.not_recorded();
   body["not_recorded"] = json::array(absent.begin(), absent.end());
+  body["probe_bytes"] = trace.probe_bytes();
   body["largest_mass_error"] = trace.largest_mass_error();
   body["provenance"] = trace.provenance();
   return body;
@@ -95,6 +128,8 @@ std::string info_text(const traces::Trace& trace) {
                       card.family, card.layers, card.query_heads, card.kv_heads, card.head_dim, dtype_name(card.dtype));
   text += fmt::format("tokens     {} in {} sequences; {} of K and V a token\n", trace.rows(), trace.sequences().size(),
                       bytes_text(static_cast<double>(card.kv_bytes_per_token())));
+  if (const std::string probes = probes_text(trace); !probes.empty())
+    text += fmt::format("probes     {}; {} in all\n", probes, bytes_text(static_cast<double>(trace.probe_bytes())));
   text += fmt::format("hash       {}\n", trace.hash());
   text += fmt::format("check      largest |sum of attention - 1| seen: {:.2g}\n", trace.largest_mass_error());
   for (const char* key : {"version", "git_hash", "device", "host", "recorded_utc"}) {

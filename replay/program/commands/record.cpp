@@ -15,7 +15,7 @@ namespace kvgrind::program {
 namespace {
 
 struct Asked {
-  std::string model, out, prompt, context, tokens, texts, device = "auto", queries = "all", fsync = "end";
+  std::string model, out, prompt, context, tokens, texts, device = "auto", queries = "all", fsync = "end", probes;
   std::vector<std::string> questions, answers;
   std::string arithmetic = "f32", dtype = "run", on_full = "block", also;
   std::int64_t decode = 0, top_k = 0, seed = 0, chunk = 512, window = 64, spool_mib = 4096;
@@ -114,6 +114,10 @@ int run(const Asked& asked, Console& console) {
   if (asked.dtype != "run") job.stored = dtype_from_name(asked.dtype);
   job.streaming = asked.streaming;
   job.spool_bytes = asked.spool_mib << 20;
+  if (!asked.probes.empty()) {
+    job.probes = replay::parse_probes(asked.probes);
+    if (job.probes.repeat || job.probes.episode) job.probes.text = replay::probe_text(tokenizer_of(model, asked.model));
+  }
   job.on_full = replay::on_full_from_name(asked.on_full);
   job.extras = replay::parse_stream_extras(asked.also);
   job.provenance = command_provenance(asked.anonymous);
@@ -140,6 +144,7 @@ int run(const Asked& asked, Console& console) {
     body["left_out"] = json::array(outcome.left_out.begin(), outcome.left_out.end());
     body["sequences"] = job.sequences.size();
     body["rows"] = outcome.rows;
+    body["probe_tokens"] = outcome.probe_tokens;
     json::array generated;
     for (const auto& ids : outcome.generated) generated.push_back(json::array(ids.begin(), ids.end()));
     body["generated"] = std::move(generated);
@@ -150,6 +155,9 @@ int run(const Asked& asked, Console& console) {
     for (std::size_t s = 0; s < outcome.generated.size(); ++s)
       if (!outcome.generated[s].empty())
         console.data(fmt::format("[{}] {}\n", s, model.tokenizer->decode(outcome.generated[s])));
+  if (outcome.probe_tokens > 0)
+    console.note(fmt::format("passes over the context once more: {} tokens beside the {} recorded",
+                             outcome.probe_tokens, outcome.rows));
   console.note(fmt::format("recorded {} tokens of {} sequences on {} in {:.1f} s: {}", outcome.rows,
                            job.sequences.size(), outcome.device, seconds, asked.out));
   return 0;
@@ -173,6 +181,8 @@ Action declare(Options& options) {
   options.choice("--queries", asked->queries, {"all", "window", "sample", "none"}, "which queries are stored");
   options.integer("--window", asked->window, "with window and sample: last queries of each segment", 1);
   options.number("--sample-share", asked->sample_share, "with sample: share of the other queries");
+  options.text("--probes", asked->probes,
+               "read each context once more for KVzip and its kin: repeat[=tokens a part], reread, episode[=episodes]");
   options.text("--device", asked->device, "auto, cpu or cuda:N");
   options.choice("--arithmetic", asked->arithmetic, {"f32", "bf16"}, "on a CUDA device; the CPU computes in f32");
   options.choice("--dtype", asked->dtype, {"run", "f32", "bf16", "f16"},
