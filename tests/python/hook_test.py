@@ -3,6 +3,7 @@ pressure, faults, families, torch.compile. Skips, visibly, where torch or transf
 
 Environment: KVGRIND_SOURCE, KVGRIND_PROGRAM, KVGRIND_RECORD_LIBRARY; KVGRIND_TEST_DEVICE = cpu (default) or cuda.
 """
+import contextlib
 import json
 import os
 import signal
@@ -128,6 +129,16 @@ class Hook(unittest.TestCase):
         self.assertTrue(torch.equal(before, within))
         self.assertEqual(model.config._attn_implementation, "sdpa")
         self.assertTrue(torch.equal(before, self.generate(model, ids, 24)))
+        for dtype in (torch.float32, torch.bfloat16):  # to the last bit, in prompts and in steps
+            model = tiny(dtype=dtype)
+            outputs = []
+            for recorded in (False, True):
+                cache = DynamicCache()
+                with torch.no_grad(), self.record(model, force=True) if recorded else contextlib.nullcontext():
+                    own = [model(ids, past_key_values=cache, use_cache=True).logits]
+                    own += [model(ids[:, i:i + 1], past_key_values=cache, use_cache=True).logits for i in range(5)]
+                outputs.append(torch.cat(own, dim=1))
+            self.assertTrue(torch.equal(*outputs), dtype)
 
     # -- LSE from the model's own attention, queries kept as they are --------------------------------------------------
 

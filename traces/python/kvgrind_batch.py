@@ -37,6 +37,7 @@ class Batch:
         self.hidden = {}
         self.begun = False        # the pass under way has been announced
         self.steps = None
+        self.quick = None         # the steps while a decode step's layers need nothing but to be kept
         self.described = False
         self.right_padded = False
         self.compiled = False     # queries lie in buffers of a compiled graph
@@ -55,6 +56,7 @@ class Batch:
             self._check_positions(position_ids)
         self.slots += count
         self.begun = False
+        self.quick = self.steps if self.decode and self.steps.quick else None
         if self.decode:
             self.steps.begin(ids)
 

@@ -7,7 +7,8 @@ through libkvgrind_record. Decode steps are collected on the model's device, and
 all of them leave together.
 
 kvgrind_attention.py: what Transformers calls; kvgrind_sdpa.py: LSE from SDPA itself; kvgrind_batch.py: passes of
-prompts; kvgrind_steps.py: decode steps; kvgrind_opening.py: what the file is opened with; kvgrind_card.py: the model.
+prompts; kvgrind_steps.py: decode steps; kvgrind_norms.py: what norms are taken of; kvgrind_opening.py: what the file is
+opened with; kvgrind_card.py: the model.
 """
 import json
 import math
@@ -20,6 +21,7 @@ import kvgrind_capi as capi
 import kvgrind_card as cards
 from kvgrind_batch import Batch
 from kvgrind_capi import RecordError
+from kvgrind_norms import Norms
 from kvgrind_opening import open_file, send_output_projection, send_texts
 
 _PREFIX = "kvgrind_"
@@ -58,7 +60,8 @@ class Recording:
             raise RecordError(f"recording: found pressure {pressure!r}, expected one of {', '.join(_PRESSURE)}")
         self.path, self.tokenizer, self.pressure, self.steps = str(path), tokenizer, pressure, max(1, int(steps))
         self.statistics = statistics if statistics is not None else not on_device and pressure == "block"
-        self.logits, self.norms, self.strict = logits, norms, strict
+        self.logits, self.strict = logits, strict
+        self.norms = Norms(self) if norms else None
         self.spare, self.expected, self.want_w_o = int(sequences), int(expected_tokens), output_projection
         self.options = {"queries": queries or ("sample" if on_device else "all"), "query_window": query_window,
                         "query_sample_share": query_sample_share, "fsync": fsync, "reserve_bytes": reserve_bytes,
@@ -111,12 +114,7 @@ class Recording:
         else:
             self.hooks.append(self.decoder.register_forward_hook(self._after))
         if self.norms:
-            for l, (layer, own) in enumerate(zip(self.layers, self.attention)):
-                self.hooks.append(layer.register_forward_pre_hook(self._norm_hook("hidden", l), with_kwargs=True))
-                self.hooks.append(own.register_forward_pre_hook(self._norm_hook("attn_in", l), with_kwargs=True))
-            last = getattr(self.decoder, "norm", None) or getattr(self.decoder, "final_layernorm", None)
-            if last is not None:
-                self.hooks.append(last.register_forward_pre_hook(self._norm_hook("final", 0), with_kwargs=True))
+            self.norms.attach()
         if hasattr(self.model, "generate"):
             own = self.model.generate
             self.model.generate = lambda *a, **k: self._generate(own, *a, **k)
@@ -125,6 +123,8 @@ class Recording:
     def __exit__(self, kind, error, trace):
         for hook in self.hooks:
             hook.remove()
+        if self.norms:
+            self.norms.detach()
         self._restore()
         self.model.__dict__.pop("generate", None)
         attention.active.pop(id(self), None)
@@ -245,16 +245,6 @@ class Recording:
             return
         self.guard(lambda: self.end(logits))
 
-    def _norm_hook(self, kind, layer):
-        def hook(module, arguments, keywords):
-            batch = self.batch
-            if batch is None or torch.compiler.is_compiling():
-                return
-            hidden = arguments[0] if arguments else keywords.get("hidden_states")
-            if hidden is not None:
-                batch.hidden[(kind, layer)] = hidden
-        return hook
-
     def begin(self, ids, mask, cache, position_ids=None, fresh=None):
         if ids is None:
             raise RecordError("recording: found input embeddings, expected input_ids (tokens must be known)")
@@ -280,6 +270,8 @@ class Recording:
     def end(self, logits):
         if self.batch is not None:
             self.batch.end(logits if self.logits else None)
+            if self.norms:
+                self.norms.pass_done()
 
     def trust(self, kernel, layer, query, key, lse):
         """lse if it is that of the attention the card describes: seen once for each kernel, for prompts and for steps."""

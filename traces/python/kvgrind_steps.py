@@ -96,13 +96,20 @@ class Steps:
                 self.proof.append((query, copy))
             query = copy
             self.static = self.static or key.shape[2] > self.batch.slots
-        self.last[l] = (key, value)
         if self.window[l]:
             lse = self._keep_own(l, query, key, value, lse)
-        self.query[l].append(query)
-        self.lse[l].append(lse)
+        self.hold(l, query, key, value, lse)
         if self.open:
             self._send(l, key, value, self.n + 1)
+
+    @property
+    def quick(self):
+        return not self.copies and not any(self.window)
+
+    def hold(self, l, query, key, value, lse):
+        self.last[l] = (key, value)
+        self.query[l].append(query)
+        self.lse[l].append(lse)
 
     def _prove(self):
         pairs, self.proof = self.proof, None

@@ -4,8 +4,7 @@ with and without the hook, interleaved in one run.
 
   hook_overhead.py LIBRARY FOLDER [tokens=32768] [steps=256] [repeats=3] [layers=32]
 
-KVGRIND_PROFILE=1: after the measurement, the profiler's tables of one recorded prefill and of 20 decode steps, and of
-the same without recording.
+KVGRIND_PROFILE=1: after the measurement, the profilers' tables of 20 decode steps without and with recording.
 """
 import os
 import statistics
@@ -42,24 +41,38 @@ def prefill(model, ids):
     return cache, out.logits[:, -1:].argmax(-1)
 
 
-def decode(model, cache, token, count):
+def decode(model, cache, token, count, each=None):
+    """`each` gets the seconds of every step as the host sees it, without waiting for the device."""
     for _ in range(count):
+        start = time.perf_counter()
         out = model(token, past_key_values=cache, use_cache=True)
         token = out.logits[:, -1:].argmax(-1)
+        if each is not None:
+            each.append(time.perf_counter() - start)
     return token
 
 
-def run(model, ids):
-    """(ms of prefill, ms of a decode step)"""
+def run(model, ids, drained=None):
+    """With `drained`, decode begins when the writer of that recording has taken all of the prefill. (ms of prefill, ms of a decode step, ms of the median step on the host, the last token)"""
+    each = []
     torch.cuda.synchronize()
     start = time.perf_counter()
     cache, token = prefill(model, ids)
     torch.cuda.synchronize()
     first = time.perf_counter() - start
+    if drained is not None:
+        drained.recorder.call("kvg_drain")
     start = time.perf_counter()
-    decode(model, cache, token, steps)
+    token = decode(model, cache, token, steps, each)
     torch.cuda.synchronize()
-    return 1e3 * first, 1e3 * (time.perf_counter() - start) / steps
+    whole = time.perf_counter() - start
+    return 1e3 * first, 1e3 * whole / steps, 1e3 * statistics.median(each), int(token)
+
+
+def cpu_seconds(pid):
+    with open(f"/proc/{pid}/stat", encoding="ascii") as f:
+        fields = f.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def record(model, path):
@@ -69,21 +82,19 @@ def record(model, path):
 
 def profiled(model, ids, what):
     from torch.profiler import ProfilerActivity, profile
-    cache = token = None
-    for name, work in (("prefill", lambda: prefill(model, ids)), ("20 decode steps", lambda: decode(model, cache, token, 20))):
+    cache, token = prefill(model, ids)
+    token = decode(model, cache, token, 50)  # so that one of the 20 steps hands over a block of 64
+    name = "20 decode steps"
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+        token = decode(model, cache, token, 20)
         torch.cuda.synchronize()
-        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
-            result = work()
-            torch.cuda.synchronize()
-        if name == "prefill":
-            cache, token = result
-            token = decode(model, cache, token, 50)  # so that one of the 20 steps hands over a block of 64
-        rows = [(e.key, e.count, getattr(e, "self_device_time_total", 0) / 1e3, e.self_cpu_time_total / 1e3)
-                for e in seen.key_averages()]
-        for order, kind in ((2, "device"), (3, "CPU")):
-            print(f"-- {what}, {name}: by {kind} time, all {sum(r[order] for r in rows):.1f} ms")
-            for row in sorted(rows, key=lambda r: -r[order])[:12]:
-                print(f"   {row[0][:76]:76s} {row[1]:6d} x  device {row[2]:9.2f} ms  CPU {row[3]:9.2f} ms")
+    rows = [(e.key, e.count, getattr(e, "self_device_time_total", 0) / 1e3, e.self_cpu_time_total / 1e3)
+            for e in seen.key_averages()]
+    for order, kind in ((2, "device"), (3, "CPU")):
+        print(f"-- {what}, {name}: by {kind} time, all {sum(r[order] for r in rows):.1f} ms")
+        for row in sorted(rows, key=lambda r: -r[order])[:12]:
+            print(f"   {row[0][:76]:76s} {row[1]:6d} x  device {row[2]:9.2f} ms  CPU {row[3]:9.2f} ms")
     import cProfile
     import pstats
     calls = cProfile.Profile()
@@ -98,6 +109,7 @@ def main():
     torch.manual_seed(0)
     model = make_model()
     ids = torch.randint(0, 128000, (1, tokens), device="cuda")
+    print(f"{os.cpu_count()} CPUs, of them usable {len(os.sched_getaffinity(0))}, load {os.getloadavg()[0]:.1f}")
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {layers} layers, {tokens} tokens, {steps} steps")
     plain, recorded, closing = [], [], []
     with torch.no_grad():
@@ -112,15 +124,23 @@ def main():
                 entered = 1e3 * (time.perf_counter() - start)
                 recorded.append(run(model, ids))
                 status = recording.status()
+                writer = cpu_seconds(status["writer_pid"])
                 start = time.perf_counter()
             closing.append(1e3 * (time.perf_counter() - start))
             if recording.failed:
                 raise SystemExit(f"recording failed: {recording.failed}")
             size = os.path.getsize(path)
-            print(f"  repeat {repeat}: prefill {plain[-1][0]:.1f} / {recorded[-1][0]:.1f} ms, "
-                  f"step {plain[-1][1]:.3f} / {recorded[-1][1]:.3f} ms, entered in {entered:.0f} ms, closed after {closing[-1]:.0f} ms, "
-                  f"{size / 1e9:.2f} GB, spool peak {status['peak_bytes'] / 1e9:.2f} GB, waits {status['waits']}", flush=True)
-    for name, i in (("prefill", 0), ("decode step", 1)):
+            a, b = plain[-1], recorded[-1]
+            print(f"  repeat {repeat}: prefill {a[0]:.1f} / {b[0]:.1f} ms, step {a[1]:.2f} / {b[1]:.2f} ms (host's median "
+                  f"{a[2]:.2f} / {b[2]:.2f}), same token {a[3] == b[3]}, entered in {entered:.0f} ms, closed after "
+                  f"{closing[-1]:.0f} ms, {size / 1e9:.2f} GB, spool peak {status['peak_bytes'] / 1e9:.2f} GB, "
+                  f"waits {status['waits']}, writer {writer:.1f} s of CPU until then", flush=True)
+            os.remove(path)  # what the system still has to write of it must not slow the next run
+            os.sync()
+        with record(model, path) as recording:
+            late = run(model, ids, recording)
+        print(f"decode step, recorded, the writer having taken the prefill before: {late[1]:.2f} ms (host's median {late[2]:.2f})")
+    for name, i in (("prefill", 0), ("decode step", 1), ("decode step, the host's median", 2)):
         a, b = statistics.median(x[i] for x in plain), statistics.median(x[i] for x in recorded)
         print(f"{name}: {a:.3f} ms without, {b:.3f} ms with: x {b / a:.4f}")
     with kvgrind.Trace(path) as trace:
