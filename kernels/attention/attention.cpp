@@ -164,14 +164,16 @@ class Run {
       all_finite &= std::isfinite(inverse[i]) && std::isfinite(largest_[i]);
     }
     std::fill(largest_ + rows, largest_ + row_stride, 0.0f);
-    const View<float, 2> p(p_.get(row_stride * n_k), {rows, n_k});
+    // An odd number of cache lines a row: rows a power of two apart would all fall into the same few sets.
+    const std::int64_t p_stride = ((n_k + 15) / 16 | 1) * 16;
+    const View<float, 2> p(p_.get(row_stride * p_stride), {rows, n_k}, {p_stride, 1});
     for (std::int64_t first = 0, tile = 0; first < n_k; first += attention_tile, ++tile) {
       const std::int64_t end = std::min(n_k, first + attention_tile);
       if (visibility_.tile_state[static_cast<std::size_t>(tile)] == 0) {
         for (std::int64_t i = 0; i < rows; ++i) std::fill(&p(i, first), &p(i, first) + (end - first), 0.0f);
       } else {
         kernels_.probabilities(weights_.data() + first * row_stride, row_stride, end - first,
-                               tile_largest_.data() + tile * row_stride, largest_, inverse, p.data() + first, n_k);
+                               tile_largest_.data() + tile * row_stride, largest_, inverse, p.data() + first, p_stride);
       }
     }
     if (!all_finite)  // 0 · NaN where masked
