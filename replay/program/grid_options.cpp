@@ -6,6 +6,7 @@
 #include <charconv>
 
 #include "core/error.h"
+#include "replay/probe/probe_plan.h"
 #include "replay/program/command.h"
 #include "sim/engine/policy.h"
 #include "traces/calibration/calibration_file.h"
@@ -86,6 +87,9 @@ replay::Grid grid_of(const GridFlags& flags, replay::Grid base) {
       continue;
     }
     for (const std::string& name : sim::preset_names()) {  // those that need something fitted only with it
+      const std::vector<sim::Signal> signals = sim::needed_signals(*sim::bind_policy(name));
+      const auto a_pass = [](sim::Signal signal) { return replay::probe_kind(signal).has_value(); };
+      if (!flags.passes && std::any_of(signals.begin(), signals.end(), a_pass)) continue;
       const std::vector<std::string> needed = sim::needed_calibrations(*sim::bind_policy(name));
       if (needed.empty() || std::any_of(needed.begin(), needed.end(), given)) base.policies.push_back(name);
     }

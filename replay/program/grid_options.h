@@ -13,11 +13,13 @@ struct GridFlags {
   std::vector<std::string> policies, budgets, removed, protocols;
   std::vector<std::string> calibrations;      // files that kvgrind fit wrote
   std::vector<std::string> sequences, seeds;  // comma lists of whole numbers
+  bool passes = false;                        // "all" has presets that read the context once more too
 };
 
 void add_grid_flags(Options& options, GridFlags& flags);
 
-// `base` with everything the flags name put in its place. "all" stands for every preset. Error(usage).
+// `base` with everything the flags name put in its place. "all" stands for every preset that needs nothing
+// fitted but what is given, and no pass over the context that a plain recording lacks. Error(usage).
 replay::Grid grid_of(const GridFlags& flags, replay::Grid base = {});
 
 // "3,5-7" → 3 5 6 7; `what` names the flag in errors.

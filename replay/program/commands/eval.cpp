@@ -30,6 +30,7 @@ int run(const Asked& asked, Console& console) {
   flags.budgets = asked.budgets;
   flags.removed = asked.removed;
   flags.seeds = asked.seeds;
+  flags.passes = true;  // they are run here
   const replay::Grid grid = grid_of(flags);
   const traces::ModelFolder model = traces::read_model_folder(asked.model);
   const std::vector<replay::Suite> suites = suites_of(asked.suite, model, asked.model);
