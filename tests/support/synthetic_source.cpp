@@ -60,20 +60,45 @@ Array<float, 2> SyntheticSource::queries(std::int64_t layer, std::int64_t head, 
   return out;
 }
 
-std::vector<sim::RepeatProbe> SyntheticSource::repeat_probes(std::int64_t layer, std::int64_t head,
-                                                             sim::Signal) const {
-  sim::RepeatProbe out;
-  out.end = probe_end > 0 ? probe_end : tokens();
-  const std::int64_t n = std::min(probe_rows, tokens()), dim = data_.card.head_dim;
-  out.q = queries(layer, head, tokens() - n, n);
-  out.k = Array<float, 2>({n, dim});
-  const Array<float, 2>& k =
-      data_.k[static_cast<std::size_t>(layer * data_.card.kv_heads + head / data_.card.group())];
-  for (std::int64_t i = 0; i < n; ++i) {
-    out.position.push_back(out.end + i);
-    for (std::int64_t d = 0; d < dim; ++d) out.k(i, d) = k(tokens() - n + i, d);
+std::vector<ProbeColumns> SyntheticSource::probes(std::int64_t layer, std::int64_t head, sim::Signal kind) const {
+  if (given_probes) return given_probes(layer, head, kind);
+  const std::int64_t context = probe_end > 0 ? probe_end : tokens(), n = std::min(probe_rows, tokens());
+  const std::int64_t dim = data_.card.head_dim, passes = kind == sim::Signal::reread_probe ? 1 : 2;
+  const Array<float, 2> q = queries(layer, head, tokens() - n, n);
+  const Array<float, 2>& k = data_.k[static_cast<std::size_t>(layer * data_.card.kv_heads + head / data_.card.group())];
+  const auto logit = [&](std::int64_t i, std::int64_t key) {  // keys from `context` on are the pass's own
+    const std::int64_t row = key < context ? key : tokens() - n + key - context;
+    double sum = 0;
+    for (std::int64_t d = 0; d < dim; ++d) sum += static_cast<double>(q(i, d)) * static_cast<double>(k(row, d));
+    return sum * static_cast<double>(data_.card.scale);
+  };
+  std::vector<ProbeColumns> out;
+  for (std::int64_t pass = 0; pass < passes; ++pass) {
+    ProbeColumns& one = out.emplace_back();
+    one.number = pass;
+    one.begin = pass * context / passes;
+    one.end = (pass + 1) * context / passes;
+    for (auto& column : one.columns) column.assign(static_cast<std::size_t>(one.end - one.begin), 0.0f);
+    for (std::int64_t i = 0; i < n; ++i) {
+      double row = 0, part = 0;
+      for (std::int64_t key = 0; key <= context + i; ++key) {
+        const double p = std::exp(logit(i, key));
+        row += p;
+        if (key < 4 || (key >= one.begin && key < one.end) || key >= context) part += p;
+      }
+      for (std::int64_t key = one.begin; key < one.end; ++key) {
+        const double p = std::exp(logit(i, key)), norm = static_cast<double>(1 + i % 2);
+        const double values[] = {p / part, p / part / norm, p / row, p / row / norm};
+        for (std::size_t s = 0; s < 4; ++s) {
+          float& to = one.columns[s][static_cast<std::size_t>(key - one.begin)];
+          to = std::max(to, static_cast<float>(values[s]));
+        }
+        one.of(ProbeStatistic::row_mean)[static_cast<std::size_t>(key - one.begin)] +=
+            static_cast<float>(p / row / static_cast<double>(n));
+      }
+    }
   }
-  return {out};
+  return out;
 }
 
 std::vector<float> SyntheticSource::column_sums(std::int64_t layer, std::int64_t query_head, std::int64_t until) const {
@@ -244,8 +269,8 @@ std::vector<std::int64_t> EngineRun::kept(std::int64_t layer, std::int64_t group
 }
 
 EngineRun run_engine(std::string_view policy, const SyntheticSource& source, const EngineSetup& setup) {
-  const sim::PolicyPtr bound = sim::with_calibrations(
-      sim::bind_policy(policy), [&](const std::string& method, const std::string&) {
+  const sim::PolicyPtr bound =
+      sim::with_calibrations(sim::bind_policy(policy), [&](const std::string& method, const std::string&) {
         return setup.calibration && setup.calibration->method == method ? setup.calibration
                                                                         : synthetic_calibration(method, source.card());
       });

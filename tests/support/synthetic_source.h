@@ -40,9 +40,12 @@ class SyntheticSource final : public sim::SignalSource {
   std::pair<std::int64_t, std::int64_t> future(std::int64_t moment) const override { return {moment, tokens()}; }
   std::vector<float> log_sum_exp(std::int64_t layer, std::int64_t head, std::int64_t first,
                                  std::int64_t n) const override;
-  // One pass over [0, probe_end), 0 = all tokens: the queries and keys of the last tokens, set behind it.
-  std::vector<sim::RepeatProbe> repeat_probes(std::int64_t layer, std::int64_t head, sim::Signal kind) const override;
+  // Two passes over the halves of [0, probe_end), 0 = all tokens: the queries and keys of the last tokens, set behind
+  // it. Norms at the queries are 1, 2, 1, 2, …
+  std::vector<ProbeColumns> probes(std::int64_t layer, std::int64_t head, sim::Signal kind) const override;
   std::int64_t probe_end = 0, probe_rows = 6;
+  // Instead of that pass.
+  std::function<std::vector<ProbeColumns>(std::int64_t layer, std::int64_t head, sim::Signal kind)> given_probes;
   std::span<const float> hidden_norm(std::int64_t layer) const override {
     if (data_.hidden_norm.empty()) return {};
     return data_.hidden_norm[static_cast<std::size_t>(layer)];

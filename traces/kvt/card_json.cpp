@@ -173,6 +173,7 @@ ModelCard parse_card(const json::value& value, const std::string& on) {
 json::object header_json(const Layout& layout, const json::object& queries) {
   json::object out, content;
   for (const Flag& flag : flags) content[flag.name] = layout.content.*flag.member;
+  if (layout.content.probes) content["probes"] = true;
   out["content"] = std::move(content);
   out["announced_rows"] = layout.announced_rows;
   out["chunk_rows"] = layout.chunk_rows;
@@ -187,6 +188,7 @@ void parse_header(const json::value& value, const std::string& on, Layout& layou
   const Reader in(value, on);
   const Reader content(in.at("content"), on + ": content");
   for (const Flag& flag : flags) layout.content.*flag.member = content.flag(flag.name);
+  layout.content.probes = content.has("probes") && content.flag("probes");
   layout.announced_rows = in.integer("announced_rows", 0, std::int64_t{1} << 40);
   layout.chunk_rows = in.integer("chunk_rows", 1, std::int64_t{1} << 26);
   const std::string dtype = in.text("output_projection_dtype");

@@ -24,6 +24,9 @@ class Checker {
     state_of_the_file();
     token_slices();
     for (std::size_t i = 0; i < s_.parts.size(); ++i) sequence(static_cast<std::int64_t>(i));
+    for (const Row& commit : s_.commits.probe)
+      for (std::int64_t l = 0; l < s_.layout.card.layers; ++l)
+        attempt([&] { read_probe(s_, committed_probe(s_, commit), l); });
     output_projection();
     report_.details["slices_verified"] = slices_;
     report_.details["slices_damaged"] = damaged_;
@@ -66,7 +69,7 @@ class Checker {
     d["rows"] = s_.commits.rows;
     d["announced_rows"] = s_.layout.announced_rows;
     d["sequences"] = s_.parts.size();
-    d["commits"] = s_.commits.tok.size() + s_.commits.seg.size() + s_.commits.map.size();
+    d["commits"] = s_.commits.tok.size() + s_.commits.seg.size() + s_.commits.map.size() + s_.commits.probe.size();
     d["commit_rows_ignored"] = s_.commits.damaged;
     if (s_.state != TraceState::complete)
       found(fmt::format("the recording is {}: {} of about {} tokens are intact", state, s_.commits.rows,

@@ -56,7 +56,7 @@ bool FileWriter::begin(FileStart& start) {
     const std::int64_t numbers[2] = {format_major, format_minor};
     hdf5::write_i64_attribute(file_, "version", numbers);
     hdf5::write_text_attribute(file_, "required_features", "");
-    hdf5::write_text_attribute(file_, "optional_features", "");
+    hdf5::write_text_attribute(file_, "optional_features", start.layout.content.probes ? "probes" : "");
     const auto blob = [&](const char* name, std::string text, std::int64_t room, bool sum) {
       if (text.empty()) text.push_back('\0');
       if (room > 0) text.resize(static_cast<std::size_t>(room), '\0');

@@ -90,8 +90,8 @@ class FileWriter {
   std::vector<SegmentEntry> segments_;                     // closed
   std::map<std::string, std::int64_t> bases_;              // rows of each dataset in closed segments
   Layout layout_;
-  std::array<std::int64_t, 4> commits_{};
-  std::array<std::uint64_t, 4> chain_{};
+  std::array<std::int64_t, 5> commits_{};
+  std::array<std::uint64_t, 5> chain_{};
   std::uint64_t start_ms_ = 0;
 };
 

@@ -22,6 +22,7 @@
 #include "core/array.h"
 #include "core/json.h"
 #include "core/model_card.h"
+#include "core/probe.h"
 #include "core/sequence.h"
 #include "core/tap.h"
 
@@ -62,6 +63,8 @@ class Recorder final : public Tap {
     // For sources that learn what they are fed only as it comes: this many empty sequences stand behind `sequences`,
     // to be described (describe) before they are fed. Those never fed are not missing from anything.
     std::int64_t spare_sequences = 0;
+    // Passes over contexts once more that will be shown (probe), and their rows: Σ statistics · keys.
+    std::int64_t probes = 0, probe_rows = 0;
   };
   Recorder(const std::filesystem::path& path, Plan plan, const RecordOptions& options);
   ~Recorder() override;  // without close(): abandons the file as a crash would (prefix readable)
@@ -107,6 +110,10 @@ class Recorder final : public Tap {
 
   // All tokens of this sequence were fed: its seg, map and extent rows are written and committed.
   void sequence_done(std::int64_t sequence, std::int32_t next_token = -1);
+  // A pass over the context of a sequence that is done, once more: [statistics · keys, Hq] of a layer, the measured
+  // statistics one behind the other. Committed by itself.
+  using ProbeRows = std::function<Array<float, 2>(std::int64_t layer)>;
+  void probe(std::int64_t sequence, const ProbePass& pass, const ProbeRows& rows);
   // Final status, close, verify, rename. Announced sequences that were not fed are named in the file as not recorded.
   // Error(write) leaves a readable prefix.
   void close();

@@ -109,6 +109,7 @@ struct Recorder::State {
   void sequence_done(std::int64_t id, std::int32_t next_token);
   void write_colsums(OpenSequence& one, std::int64_t id, Row& commit, Hasher& tables);
   void write_statistics(OpenSequence& one, std::int64_t id, Row& commit, Hasher& tables);
+  void probe(std::int64_t id, const ProbePass& pass, const ProbeRows& values);
   void write_maps(OpenSequence& one, std::int64_t id);
   FileWriter::Ending ending(StatusCode code);
   void finish();

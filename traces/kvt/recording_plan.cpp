@@ -121,7 +121,10 @@ FileStart plan_file(const Recorder::Plan& plan, const RecordOptions& options, st
                     .pooled_maps = options.pooled_maps,
                     .logits_top64 = options.logits_top64,
                     .output_projection = false,
-                    .text = plan.token_bytes != nullptr};
+                    .text = plan.token_bytes != nullptr,
+                    .probes = plan.probes > 0};
+  layout.announced_probes = plan.probes;
+  layout.announced_probe_rows = plan.probe_rows;
   layout.announced_sequences = static_cast<std::int64_t>(plan.sequences.size());
 
   const auto add_name = [&](const std::string& text) {

@@ -16,7 +16,7 @@ namespace {
 using Axis = Trace::State::Axis;
 
 struct Outcome {
-  std::int64_t rows = 0, tok = 0, seg = 0, map = 0;
+  std::int64_t rows = 0, tok = 0, seg = 0, map = 0, probe = 0;
   std::vector<std::string> lost;
 };
 
@@ -76,6 +76,10 @@ FileStart copied_start(const Trace::State& s) {
     layout.announced_block_rows = s.at("colsum").extents[0];
   }
   if (layout.content.query_statistics) layout.announced_statistics = s.at("qstat_index").extents[0];
+  if (layout.content.probes) {
+    layout.announced_probes = s.at("probe_index").extents[0];
+    layout.announced_probe_rows = s.at("probe").extents[0];
+  }
   if (layout.content.pooled_maps) layout.announced_map_bytes = s.at("map_max").extents[0];
   start.card = s.card_text;
   start.header = read_text_blob(s.file, "header", true);
@@ -147,6 +151,15 @@ void copy_map(const Trace::State& s, FileWriter& file, const Row& commit) {
   file.commit(Stream::map, commit);
 }
 
+void copy_probe(const Trace::State& s, FileWriter& file, const Row& commit) {
+  const std::int64_t row = signed_at(commit, commit_column::probe_row);
+  const Row index = s.table("probe_index", row, 1)[0];
+  copy_up_to(s, file, "probe_index", row + 1);
+  copy_up_to(s, file, "probe_sums", row + 1);
+  copy_up_to(s, file, "probe", signed_at(index, probe_column::first_row) + signed_at(index, probe_column::rows));
+  file.commit(Stream::probe, commit);
+}
+
 // Everything that is sound, into the new file.
 void copy(const Trace::State& s, FileWriter& file, Outcome& outcome) {
   const std::int64_t needed = static_cast<std::int64_t>(std::filesystem::file_size(s.path));
@@ -197,6 +210,18 @@ void copy(const Trace::State& s, FileWriter& file, Outcome& outcome) {
     }
     copy_map(s, file, commit);
     ++outcome.map;
+  }
+  for (const Row& commit : s.commits.probe) {
+    try {
+      const CommittedProbe probe = committed_probe(s, commit);
+      for (std::int64_t l = 0; l < s.layout.card.layers; ++l) read_probe(s, probe, l);
+    } catch (const Error& error) {
+      outcome.lost.push_back(
+          fmt::format("a pass over the context of sequence {}: {}", commit[commit_column::sequence], error.what()));
+      continue;
+    }
+    copy_probe(s, file, commit);
+    ++outcome.probe;
   }
   std::vector<std::string> list = s.not_recorded;
   for (const std::string& line : outcome.lost) list.push_back("lost in repair: " + line);
@@ -264,7 +289,7 @@ json::object repair_trace(const std::filesystem::path& in, const std::filesystem
   report["announced_tokens"] = s.layout.announced_rows;
   report["lost_committed_tokens"] = s.commits.rows - outcome.rows;
   report["ignored_commit_rows"] = s.commits.damaged;
-  report["kept_commits"] = outcome.tok + outcome.seg + outcome.map;
+  report["kept_commits"] = outcome.tok + outcome.seg + outcome.map + outcome.probe;
   report["finished_sequences"] = outcome.seg;
   json::array lost;
   for (const std::string& line : outcome.lost) lost.emplace_back(line);

@@ -68,7 +68,8 @@ std::vector<DatasetSpec> dataset_specs(const Layout& layout) {
     specs.push_back(std::move(spec));
   };
 
-  table("commit", Element::u64, {16}, layout.announced_commits + 2 * layout.announced_sequences);
+  table("commit", Element::u64, {16},
+        layout.announced_commits + 2 * layout.announced_sequences + layout.announced_probes);
   specs.push_back(status_spec());
   table("sequence", Element::u64, {16}, 2 * layout.announced_sequences);
   table("segment", Element::u64, {16}, 2 * layout.announced_sequences);
@@ -125,6 +126,14 @@ std::vector<DatasetSpec> dataset_specs(const Layout& layout) {
     table("map_mean", Element::u8, {}, layout.announced_map_bytes);
     table("map_index", Element::u64, {16}, layout.announced_sequences);
     table("map_sums", Element::u64, {2 * L}, layout.announced_sequences);
+  }
+  if (content.probes) {
+    specs.push_back({.name = "probe",
+                     .element = Element::f32,
+                     .extents = {0, L, Hq},
+                     .chunk = {chunk_rows_for(layout.announced_probe_rows, Hq * 4, 1024), 1, Hq}});
+    table("probe_index", Element::u64, {16}, layout.announced_probes);
+    table("probe_sums", Element::u64, {L}, layout.announced_probes);
   }
   if (content.output_projection) {
     specs.push_back(

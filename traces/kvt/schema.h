@@ -28,7 +28,7 @@ void seal(Row& row);
 bool sealed(const Row& row);
 inline std::int64_t signed_at(const Row& row, int column) { return static_cast<std::int64_t>(row[column]); }
 
-enum class Stream : std::uint64_t { tok = 1, seg = 2, map = 3 };
+enum class Stream : std::uint64_t { tok = 1, seg = 2, map = 3, probe = 4 };
 
 // Commit row columns. 0 stream, 1 number within the stream, 14 column 15 of the stream's row before (0 for the first).
 namespace commit_column {
@@ -41,6 +41,8 @@ inline constexpr int sequence = 2, sequence_row = 3, first_extent = 4, extents =
 inline constexpr int first_statistic = 8, statistics = 9, tables_sum = 10, colsum_sum = 11, qstat_sum = 12;
 // map: sequence, then
 inline constexpr int map_row = 3, map_sum = 11;  // tables_sum: of its map_index row
+// probe: sequence, then
+inline constexpr int probe_row = 3, probe_sum = 11;  // tables_sum: of its probe_index row
 }  // namespace commit_column
 
 namespace sequence_column {
@@ -63,6 +65,11 @@ namespace map_column {
 inline constexpr int sequence = 0, first_query = 1, tokens = 2, cell = 3, side = 4, first_byte = 5, bytes = 6;
 }
 
+namespace probe_column {
+inline constexpr int sequence = 0, kind = 1, number = 2, statistics = 3, begin = 4, end = 5, sinks = 6, first = 7;
+inline constexpr int fed = 8, lead = 9, first_row = 10, rows = 11;
+}  // namespace probe_column
+
 enum class StatusCode : std::uint64_t { unfinished = 0, complete = 1, truncated_disk_full = 2, interrupted = 3 };
 namespace status_column {
 inline constexpr int state = 0, rows = 1, commits = 2, announced = 3, start_ms = 4, end_ms = 5, mass_error = 6, sum = 7;
@@ -71,6 +78,7 @@ inline constexpr int state = 0, rows = 1, commits = 2, announced = 3, start_ms =
 struct Content {
   bool queries = true, column_sums = true, query_statistics = true, pooled_maps = true, logits_top64 = true;
   bool output_projection = true, text = true;
+  bool probes = false;  // absent in the header = false
   bool operator==(const Content&) const = default;
 };
 
@@ -85,6 +93,7 @@ struct Layout {
   std::int64_t announced_blocks = 0, announced_block_rows = 0;  // column sums
   std::int64_t announced_statistics = 0;
   std::int64_t announced_map_bytes = 0;
+  std::int64_t announced_probes = 0, announced_probe_rows = 0;
   std::int64_t announced_commits = 0;                 // tok
   std::int64_t chunk_rows = 0;                        // C
   hdf5::Element output_element = hdf5::Element::f32;  // of w_o

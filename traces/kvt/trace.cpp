@@ -146,7 +146,7 @@ const std::vector<SequenceInfo>& Trace::sequences() const { return state_->infos
 double Trace::largest_mass_error() const { return state_->mass_error; }
 std::int64_t Trace::commits() const {
   return static_cast<std::int64_t>(state_->commits.tok.size() + state_->commits.seg.size() +
-                                   state_->commits.map.size());
+                                   state_->commits.map.size() + state_->commits.probe.size());
 }
 std::int32_t Trace::next_token(std::int64_t sequence) const {
   return static_cast<std::int32_t>(state_->part(sequence).next_token);

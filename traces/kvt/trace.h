@@ -13,6 +13,7 @@
 #include "core/array.h"
 #include "core/json.h"
 #include "core/model_card.h"
+#include "core/probe.h"
 #include "core/sequence.h"
 
 namespace kvgrind::traces {
@@ -86,6 +87,11 @@ class Trace {
     Array<float, 2> max, mean;
   };
   std::optional<PooledMap> pooled_map(std::int64_t sequence, std::int64_t layer, std::int64_t head) const;
+  // Passes over the context of this sequence once more (their ids are not stored), and what one query head gave to the
+  // context's keys in those of a kind, by number. A fork has those of the contexts it continues.
+  std::vector<ProbePass> probe_passes(std::int64_t sequence) const;
+  std::vector<ProbeColumns> probes(std::int64_t sequence, std::int64_t layer, std::int64_t head, ProbeKind kind) const;
+  std::int64_t probe_bytes() const;                                            // of committed values, all sequences
   std::optional<Array<float, 2>> output_projection(std::int64_t layer) const;  // [hidden, Hq·D]; not stored: empty
   std::int64_t commits() const;  // good commit rows of all streams; grows while a file is written
   std::int32_t next_token(std::int64_t sequence) const;  // sampled last and never fed; −1 = none or unknown

@@ -88,8 +88,8 @@ std::string read_text_blob(const hdf5::File& file, const std::string& name, bool
 Commits read_commit_rows(const hdf5::Dataset& commit) {
   Commits out;
   out.total = commit.extents[0];
-  std::array<std::uint64_t, 4> chain{};
-  std::array<std::int64_t, 4> count{};
+  std::array<std::uint64_t, 5> chain{};
+  std::array<std::int64_t, 5> count{};
   constexpr std::int64_t piece = 4096;
   std::vector<Row> rows;
   const auto natural = [](std::uint64_t v) { return v < (std::uint64_t{1} << 62); };
@@ -105,7 +105,7 @@ Commits read_commit_rows(const hdf5::Dataset& commit) {
     for (const Row& row : rows) {
       using namespace commit_column;
       const std::uint64_t s = row[stream];
-      bool ok = sealed(row) && s >= 1 && s <= 3 && natural(row[number]);
+      bool ok = sealed(row) && s >= 1 && s <= 4 && natural(row[number]);
       ok = ok && signed_at(row, number) == count[s] && row[commit_column::chain] == chain[s];
       if (ok && s == 1) {
         for (const int column : {first_row, commit_column::rows, first_query, queries, first_byte, bytes})
@@ -128,7 +128,7 @@ Commits read_commit_rows(const hdf5::Dataset& commit) {
       ++good;
       ++count[s];
       chain[s] = row[15];
-      (s == 1 ? out.tok : s == 2 ? out.seg : out.map).push_back(row);
+      (s == 1 ? out.tok : s == 2 ? out.seg : s == 3 ? out.map : out.probe).push_back(row);
     }
     if (good == 0) {  // nothing but ragged tail
       out.damaged += std::max<std::int64_t>(0, out.total - first - static_cast<std::int64_t>(rows.size()));
@@ -242,7 +242,7 @@ void Trace::State::read_commits() {
   }
   Hasher hasher;
   hasher.add_text(card_text);
-  for (const std::vector<Row>* stream : {&commits.tok, &commits.seg})
+  for (const std::vector<Row>* stream : {&commits.tok, &commits.seg, &commits.probe})
     for (const Row& row : *stream) hasher.add(row.data(), sizeof row);
   hash = hex(hasher.digest());
 }

@@ -13,7 +13,7 @@ namespace kvgrind::traces {
 
 // What commit rows say, stream by stream, and what of the row table could not be trusted.
 struct Commits {
-  std::vector<Row> tok, seg, map;
+  std::vector<Row> tok, seg, map, probe;
   std::int64_t rows = 0, queries = 0, bytes = 0;  // tok: tokens, rows of q, bytes of text
   std::int64_t total = 0, damaged = 0;            // rows of the table; rows of it that no stream accepts
 };
@@ -98,6 +98,14 @@ void check_is_hdf5(const std::filesystem::path& path);
 std::vector<std::byte> read_output_projection(const Trace::State& state, std::int64_t layer);
 // Reads and verifies column sums, query statistics and maps of one layer of a sequence of its own; Error(damaged).
 void verify_statistics(const Trace::State& state, std::int64_t sequence, std::int64_t layer);
+// Row of /probe_index and checksums by layer of a probe commit, and its values of one layer, verified:
+// [statistics · keys, Hq]. Error(damaged).
+struct CommittedProbe {
+  Row index{};
+  std::vector<std::uint64_t> sums;
+};
+CommittedProbe committed_probe(const Trace::State& state, const Row& commit);
+std::vector<float> read_probe(const Trace::State& state, const CommittedProbe& probe, std::int64_t layer);
 
 template <class T>
 std::vector<T> Trace::State::small_rows(Small which, std::int64_t sequence) const {

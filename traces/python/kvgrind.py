@@ -180,6 +180,8 @@ def record(model, path, **options):
 # The format's tables.
 
 _ROLES = ("system", "context", "question", "answer", "generated")
+_PROBES = ["repeat", "reread", "episode"]
+_STATISTICS = ["part_max", "part_max_norm", "row_max", "row_max_norm", "row_mean"]
 _STATES = ("unfinished", "complete", "truncated_disk_full", "interrupted")
 _SMALL = ("tokens", "pos", "seq", "nll", "hidden_norm", "attn_in_norm", "top_id", "top_logp", "text", "text_end", "q_row")
 _NONE = (1 << 64) - 1  # −1 in a u64 table
@@ -369,6 +371,30 @@ class Trace:
                 return out
         return None
 
+    def probes(self, seq):
+        """Passes over the sequence's context once more (those of contexts that it continues too), by kind and number."""
+        out, reach = [], self.sequences[seq]["tokens"]
+        while seq >= 0:
+            out += [p for p in self._probes if p["sequence"] == seq and p["first"] <= reach]
+            reach = min(reach, self.sequences[seq]["fork_at"])
+            seq = self.sequences[seq]["parent"]
+        return sorted(out, key=lambda p: (_PROBES.index(p["kind"]), p["number"]))
+
+    def probe(self, seq, layer, kind):
+        """What the context's keys received in passes of a kind ("repeat", "reread", "episode"): a list of {number, begin,
+        end, and of what was measured part_max, part_max_norm, row_max, row_max_norm, row_mean [Hq, end - begin]}."""
+        out = []
+        for p in self.probes(seq):
+            if p["kind"] != kind:
+                continue
+            data = self.file["probe"][p["_row"]:p["_row"] + p["_rows"], layer, :]
+            self._check("probe", data, p["_sums"][layer])
+            keys = p["end"] - p["begin"]
+            columns = [name for i, name in enumerate(_STATISTICS) if p["_mask"] >> i & 1]
+            out.append({"number": p["number"], "begin": p["begin"], "end": p["end"],
+                        **{name: data[i * keys:(i + 1) * keys].T for i, name in enumerate(columns)}})
+        return out
+
     def qstat(self, seq, layer, head):
         """Statistics of pre-RoPE queries, one dict for each of the sequence's own segments."""
         commit = self._ends.get(seq)
@@ -434,11 +460,11 @@ class Trace:
     def _commits(self):
         """Good commit rows of each stream: sealed, numbered, chained and continuous."""
         self._tok, self._ends, self._maps = [], {}, {}
-        count, chain, rows, queries, text = [0] * 4, [0] * 4, 0, 0, 0
-        seg, maps = [], []
+        count, chain, rows, queries, text = [0] * 5, [0] * 5, 0, 0, 0
+        seg, maps, probes = [], [], []
         for row in self.file["commit"][:]:
             stream = int(row[0])
-            if stream not in (1, 2, 3) or not _sealed(row):
+            if stream not in (1, 2, 3, 4) or not _sealed(row):
                 continue
             if int(row[1]) != count[stream] or int(row[14]) != chain[stream]:
                 continue
@@ -448,13 +474,14 @@ class Trace:
                 rows, queries, text = rows + int(row[3]), queries + int(row[5]), text + int(row[7])
                 self._tok.append(row)
             else:
-                (seg if stream == 2 else maps).append(row)
+                (seg if stream == 2 else maps if stream == 3 else probes).append(row)
             count[stream] += 1
             chain[stream] = int(row[15])
         self.rows = rows
         self._queries = queries
         self._ends = {int(row[2]): row for row in seg}
         self._maps = {int(row[2]): row for row in maps}
+        self._probes = [self._probe_row(row) for row in probes]
         self._sums = self.file["tok_sums"][:len(self._tok)]
         edges = np.cumsum([0, self.layers * self.kv_heads, self.layers * self.kv_heads, self.layers * self.query_heads,
                            self.layers, len(_SMALL)])
@@ -462,6 +489,15 @@ class Trace:
             for i in range(5):
                 if _sum_of(sums[edges[i]:edges[i + 1]]) != int(row[8 + i]):
                     raise ValueError(f"{self.path}: /tok_sums: other checksums than committed")
+
+    def _probe_row(self, commit):
+        at = int(commit[3])
+        row, sums = self.file["probe_index"][at], self.file["probe_sums"][at]
+        if _sum_of(row) != int(commit[10]) or _sum_of(sums) != int(commit[11]):
+            raise ValueError(f"{self.path}: /probe_index: another row than committed")
+        names = ["sequence", "kind", "number", "_mask", "begin", "end", "sinks", "first", "fed", "lead", "_row", "_rows"]
+        out = dict(zip(names, (int(x) for x in row)))
+        return out | {"kind": _PROBES[out["kind"] - 1], "_sums": sums}
 
     def _base(self, small):
         return self.layers * (2 * self.kv_heads + self.query_heads) + self.layers + small
