@@ -36,9 +36,13 @@ MetricMap figures(const TallyTable& table, const std::vector<MeasuredSet>& sets,
 
 constexpr double shift_weight = 2.0;  // D = max(S, 2E); chosen in the study named in the README
 
-// The probability that one query is predicted to lose on the token after it: p − σ(logit p − 10·shift − 2·lost), with
-// p = e^−nll of the recording (logits of [0.0001, 0.9999]), shift the largest ‖W_O(o′ − o)‖ / ‖x‖ of any layer, lost
-// the query's share of lost look-ups over all layers and heads. Exactly 0 where nothing moved and nothing is lost.
-double predicted_loss(double nll, double shift, double lost);
+// What a query's answer is predicted to suffer: odds of the right token fall by e^-m, m = 10·(2·shift + g·lost), shift
+// the mean over layers of ‖W_O(o′ − o)‖ / ‖x‖, lost the share of its far look-ups that is gone, and g = min(1, strong /
+// 2) how much of a far look-up it is at all: strong = Σ a² over far keys of the context, all layers and heads.
+double predicted_fall(double shift, double lost, double strong);
+
+// The probability lost then: p − σ(logit p − fall), p = e^−nll of the recording, its logit taken within [0.0001,
+// 0.9999]. Exactly 0 where nothing falls.
+double predicted_loss(double nll, double fall);
 
 }  // namespace kvgrind::replay

@@ -136,8 +136,8 @@ TEST(Figures, SmallByHand) {
   EXPECT_DOUBLE_EQ(m.at("E.answer").value, 0.75);
   EXPECT_DOUBLE_EQ(m.at("D.all").value, 1.0);
   EXPECT_DOUBLE_EQ(m.at("output_error.all").value, 1.0);
-  // p 1/2 and odds e^-(10/4 + 2·0.2/0.4); p 1/4 and odds e^-(10·3/4 + 2·0.3/0.6) / 3.
-  const double first = 0.5 - 1 / (1 + std::exp(3.5)), second = 0.25 - 1 / (1 + 3 * std::exp(8.5));
+  // p 1/2, shift 1/4, no far key; p 1/4, shift 3/4, 0.3 of 0.5 lost, which counts for a quarter of a look-up.
+  const double first = 0.5 - 1 / (1 + std::exp(5.0)), second = 0.25 - 1 / (1 + 3 * std::exp(15 + 10 * 0.25 * 0.6));
   EXPECT_NEAR(m.at("predicted_dprob.all").value, (first + second) / 2, 1e-12);
   EXPECT_NEAR(m.at("predicted_dprob.answer").value, second, 1e-12);
   EXPECT_DOUBLE_EQ(m.at("top32_overlap.all").value, 0.5);
@@ -172,12 +172,15 @@ TEST(Figures, PredictedLossIsMonotoneAndBounded) {
   tests::for_all(13, 300, [](std::mt19937_64& rng) {
     std::uniform_real_distribution<double> uniform(0, 1);
     const double nll = 20 * uniform(rng) * uniform(rng), p = std::clamp(std::exp(-nll), 1e-4, 1 - 1e-4);
-    const double shift = uniform(rng), lost = uniform(rng), loss = predicted_loss(nll, shift, lost);
+    const double shift = uniform(rng), lost = uniform(rng), strong = 4 * uniform(rng);
+    const double fall = predicted_fall(shift, lost, strong), loss = predicted_loss(nll, fall);
     EXPECT_GE(loss, 0.0);
     EXPECT_LE(loss, p);
-    EXPECT_GE(predicted_loss(nll, shift + uniform(rng), lost), loss);
-    EXPECT_GE(predicted_loss(nll, shift, lost + uniform(rng)), loss);
-    EXPECT_EQ(predicted_loss(nll, std::numeric_limits<double>::infinity(), lost), p);
+    EXPECT_GE(predicted_fall(shift + uniform(rng), lost, strong), fall);
+    EXPECT_GE(predicted_fall(shift, lost + uniform(rng), strong), fall);
+    EXPECT_GE(predicted_loss(nll, fall + uniform(rng)), loss);
+    EXPECT_EQ(predicted_fall(0, 0, strong), 0.0);
+    EXPECT_EQ(predicted_loss(nll, std::numeric_limits<double>::infinity()), p);
   });
 }
 

@@ -101,8 +101,8 @@ Plain plain_figures(const SyntheticRun& run, std::int64_t sequence, const std::v
           if (j >= 4 && j < context) {
             lost += p * std::max(p - q, 0.0);
             strong += p * p;
-            row_lost[n] += p * std::max(p - q, 0.0);
-            row_strong[n] += p * p;
+            if (i - j >= 64) row_lost[n] += p * std::max(p - q, 0.0);
+            if (i - j >= 64) row_strong[n] += p * p;
           }
           for (std::int64_t d = 0; d < card.head_dim; ++d)
             difference[n][static_cast<std::size_t>(h * card.head_dim + d)] += (q - p) * static_cast<double>(v(j, d));
@@ -125,7 +125,7 @@ Plain plain_figures(const SyntheticRun& run, std::int64_t sequence, const std::v
       const double moved =
           std::sqrt(sum) / static_cast<double>(run.hidden_norm(sequence, l)[static_cast<std::size_t>(queries[n])]);
       shift += moved;
-      row_shift[n] = std::max(row_shift[n], moved);
+      row_shift[n] += moved / static_cast<double>(card.layers);
     }
   }
   double loss = 0, known = 0;
@@ -133,7 +133,8 @@ Plain plain_figures(const SyntheticRun& run, std::int64_t sequence, const std::v
     const double nll = static_cast<double>(run.nll(sequence)[static_cast<std::size_t>(queries[n])]);
     if (std::isnan(nll)) continue;
     const double p = std::clamp(std::exp(-nll), 1e-4, 1 - 1e-4);
-    const double moved = std::log(p / (1 - p)) - 10 * row_shift[n] - 2 * row_lost[n] / row_strong[n];
+    const double gone = row_strong[n] == 0 ? 0 : row_lost[n] / row_strong[n];
+    const double moved = std::log(p / (1 - p)) - 10 * (2 * row_shift[n] + std::min(1.0, row_strong[n] / 2) * gone);
     loss += p - 1 / (1 + std::exp(-moved));
     ++known;
   }
