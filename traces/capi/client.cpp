@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 
 namespace kvgrind::traces {
@@ -137,7 +138,8 @@ void Client::publish_when_copied() {
     try {
       if (one.copied) {
         const kernels::DeviceGuard guard(one.device);
-        kernels::synchronize(*one.copied);
+        // Asked now and then: waiting for an event keeps a core busy, which the run's own thread may need.
+        while (!kernels::event_done(*one.copied)) std::this_thread::sleep_for(std::chrono::microseconds(200));
       }
       feeder_.publish(one.up_to);
     } catch (const Error& error) {

@@ -2,9 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "core/error.h"
+#include "core/parallel.h"
 #include "traces/kvt/query_choice.h"
 #include "traces/kvt/schema.h"
 
@@ -127,7 +129,11 @@ void Writer::open(const std::string& envelope_text) {
     plan.output_projection = [this](std::int64_t layer) { return projections_.at(layer); };
   recorder_.emplace(path, std::move(plan), plan_.options);
   projections_.clear();
-  if (plan_.statistics) again_.emplace(card_);
+  // A model that runs on a device is launched by one thread of the host, which many busy threads here would hold up.
+  if (plan_.statistics)
+    again_.emplace(card_);
+  else
+    set_thread_count(std::min(thread_count(), 4));
   control_.state.store(static_cast<std::uint32_t>(WriterState::recording));
 }
 
