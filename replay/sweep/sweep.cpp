@@ -247,7 +247,7 @@ SweepOutcome run_sweep(std::shared_ptr<const RecordedRun> run, const Grid& grid,
                                         .found = fmt::format("an interruption after {} of {} jobs",
                                                              outcome.skipped + outcome.done, outcome.jobs),
                                         .usable = "every finished job is in the file",
-                                        .next = "the same command with --resume goes on"});
+                                        .next = options.after_interruption});
   return outcome;
 }
 

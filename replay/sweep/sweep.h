@@ -25,6 +25,7 @@ struct SweepOptions {
   json::object provenance;               // command and the like, for the run row
   bool anonymous = false;                // no host, user or paths in the run row
   std::int64_t cache_bytes = 2ll << 30;  // sequences kept in memory
+  std::string after_interruption = "the same command with --resume goes on";  // told with Error(interrupted)
 };
 
 struct SweepOutcome {

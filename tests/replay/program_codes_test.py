@@ -73,9 +73,14 @@ class ExitCodes(ProgramTest):
                            ("kvgrind replay short.kvt --policy knorm --budget 0.5 --plans ''", "--plans"),
                            ("kvgrind replay short.kvt --policy knorm --budget 0.5 -o short.kvt --force", "another file"),
                            ("kvgrind sweep short.kvt --policy knorm --budget 0.5 -o x.jsonl --plans short.kvt --force",
-                            "another file")]:
+                            "another file"),
+                           ("kvgrind fit expected short.kvt -o short.kvt --force", "another file"),
+                           ("kvgrind replay short.kvt --policy knorm --budget 0.5 --resume", "--resume")]:
             self.assertIn(word, self.run_line(line, expect=2).stderr, line)
         self.run_line("kvgrind check short.kvt")
+        for budgets in ("0.5", "0.5,0.2"):
+            self.run_line(f"kvgrind replay short.kvt --policy knorm --budget {budgets} -o grown.jsonl --resume")
+        self.assertEqual((self.folder / "grown.jsonl").read_text().count('"type":"result"'), 4)
         kept = json.loads(self.run_line("kvgrind replay short.kvt --policy knorm --removed 0 --json").stdout)
         self.assertEqual([row["kept_frac"] for row in kept["results"]], [1, 1])
         self.run_line("kvgrind replay short.kvt --policy knorm --budget 0.2 -o named.jsonl")

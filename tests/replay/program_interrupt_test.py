@@ -93,6 +93,17 @@ class Interrupted(ProgramTest):
             self.run_line(f"kvgrind sweep short.kvt {GRID} -o cut.jsonl --resume --threads 2")
             self.assertEqual(sorted(results(out)), sorted(whole))
 
+    def test_replay_interrupted_without_a_file_says_so(self):
+        self.record_short("long.kvt")
+        process = self.start("kvgrind replay long.kvt --policy all --budget 0.9,0.8,0.7,0.6,0.5,0.4,0.3,0.2,0.1")
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        _, talk = process.communicate(timeout=30)
+        if process.returncode != 0:  # not over by then
+            self.assertEqual(process.returncode, 130, talk)
+            self.assertIn("with -o FILE", talk)
+            self.assertNotIn("results.jsonl", talk)
+
     def test_eval_interrupted_says_how_it_goes_on(self):
         process = self.start(f"kvgrind eval --model {MODEL} --suite needle --prompts 30 --length 256 --policy knorm "
                              "--policy h2o --budget 0.5,0.2 -o eval.jsonl")

@@ -112,6 +112,7 @@ int run(const Asked& asked, Console& console) {
   replay::SweepOptions options;
   options.out = results_file;
   options.force = true;
+  options.after_interruption = "`kvgrind report` shows them; the same command with --force begins anew";
   options.provenance = command_provenance(false);
   const auto trace = traces::Trace::open(trace_file);
   const Stopwatch sweep_watch;

@@ -18,7 +18,7 @@ namespace {
 struct Asked {
   std::string trace, model, out, plans, trust_file;
   GridFlags grid;
-  bool force = false, trust = false, strict = false, anonymous = false;
+  bool force = false, resume = false, trust = false, strict = false, anonymous = false;
 };
 
 // A folder of its own, gone with all it holds at the end.
@@ -46,6 +46,20 @@ class ScratchFolder {
   std::filesystem::path path_;
 };
 
+replay::SweepOutcome replay_all(std::shared_ptr<const replay::RecordedRun> recorded, const replay::Grid& grid,
+                                const replay::SweepOptions& options, const Asked& asked, Console& console) {
+  try {
+    return replay::run_sweep(std::move(recorded), grid, options, console.progress(), console.cancel());
+  } catch (const Error& error) {
+    if (error.category() != Category::interrupted || !asked.out.empty()) throw;
+    throw Error(Category::interrupted, {.doing = "replaying",
+                                        .on = asked.trace,
+                                        .found = error.fault().found,
+                                        .usable = {},
+                                        .next = "with -o FILE what is done is kept, and --resume goes on"});
+  }
+}
+
 int run(const Asked& asked, Console& console) {
   const replay::Grid grid = grid_of(asked.grid);
   const auto trace = traces::Trace::open(asked.trace, {.probe = !asked.trust, .verify_checksums = true});
@@ -53,13 +67,18 @@ int run(const Asked& asked, Console& console) {
   std::optional<ScratchFolder> scratch;
   replay::SweepOptions options;
   options.force = asked.force;
+  options.resume = asked.resume;
   options.anonymous = asked.anonymous;
   options.plans = asked.plans;
   options.provenance = command_provenance(asked.anonymous);
   options.out = asked.out;
+  if (asked.resume && asked.out.empty())
+    throw Error(Category::usage, {.doing = "reading the command line",
+                                  .on = "kvgrind replay",
+                                  .found = "--resume without -o",
+                                  .expected = "the result file to go on with"});
   if (asked.out.empty()) options.out = scratch.emplace().path() / "results.jsonl";
-  const replay::SweepOutcome outcome =
-      replay::run_sweep(open_run(trace, asked.model), grid, options, console.progress(), console.cancel());
+  const replay::SweepOutcome outcome = replay_all(open_run(trace, asked.model), grid, options, asked, console);
   console.end_progress();
   for (const std::string& message : outcome.messages) console.warn(message);
 
@@ -93,6 +112,7 @@ Action declare(Options& options) {
   options.text("-o,--out", asked->out, "write results.jsonl here");
   options.text("--plans", asked->plans, "write what became of every token (HDF5) here");
   add_trust_flag(options, asked->trust_file);
+  options.flag("--resume", asked->resume, "keep the rows that are in -o, run the rest");
   options.flag("--force", asked->force, "replace existing files");
   options.flag("--strict", asked->strict, "exit 6 when there is any warning, such as a budget that was not met");
   options.flag("--trust", asked->trust, "skip the first open in a child process");
