@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "replay/program/command.h"
+#include "replay/program/open_run.h"
 #include "traces/calibration/calibration_file.h"
 
 namespace kvgrind::program {
@@ -30,6 +31,7 @@ int run(const Asked& asked, Console& console) {
   request.score = asked.score;
   std::string names;
   for (const std::string& path : asked.traces) {
+    require_other_files(path, {asked.out});
     const auto trace = traces::Trace::open(path, {.probe = !asked.trust, .verify_checksums = true});
     names += (names.empty() ? "" : " ") + trace->hash();
     request.runs.push_back(replay::recorded_run(trace));
