@@ -5,6 +5,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "traces/kvt/hdf5.h"
+#include "traces/kvt/probe.h"
 
 namespace kvgrind::traces {
 namespace {
@@ -67,15 +68,11 @@ void write_calibration(const std::filesystem::path& path, const Calibration& cal
   if (failed) throw hdf5::write_fault(path.string(), failed.message());
 }
 
-std::shared_ptr<const Calibration> read_calibration(const std::filesystem::path& path) {
+namespace {
+
+std::shared_ptr<const Calibration> read_sound(const std::filesystem::path& path) {
   const hdf5::Lock lock;
   const std::string on = path.string();
-  if (!std::filesystem::exists(path))
-    throw Error(Category::missing, {.doing = "reading",
-                                    .on = on,
-                                    .found = "no such file",
-                                    .expected = "what kvgrind fit wrote",
-                                    .next = "kvgrind fit METHOD TRACE… -o " + on});
   const hdf5::File file = hdf5::open_file(on);
   const json::value root = parse_json(hdf5::read_text_attribute(file, attribute), on);
   if (!root.is_object()) throw hdf5::read_fault(on, "a card that is no object");
@@ -112,6 +109,20 @@ std::shared_ptr<const Calibration> read_calibration(const std::filesystem::path&
     at += n;
   }
   return out;
+}
+
+}  // namespace
+
+std::shared_ptr<const Calibration> read_calibration(const std::filesystem::path& path) {
+  const std::string on = path.string();
+  if (!std::filesystem::exists(path))
+    throw Error(Category::missing, {.doing = "reading",
+                                    .on = on,
+                                    .found = "no such file",
+                                    .expected = "what kvgrind fit wrote",
+                                    .next = "kvgrind fit METHOD TRACE… -o " + on});
+  probe_in_child(on, [&] { (void)read_sound(path); });
+  return read_sound(path);
 }
 
 }  // namespace kvgrind::traces

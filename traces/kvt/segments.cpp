@@ -62,7 +62,8 @@ void copy_segment(const hdf5::File& in, const hdf5::File& out, bool first, std::
       datasets.emplace(name, std::move(joined));
     }
     const auto it = datasets.find(name);
-    if (it == datasets.end() || it->second.spec.growing() != spec.growing() ||
+    if (it == datasets.end() || it->second.spec.element != spec.element ||
+        it->second.spec.growing() != spec.growing() ||
         !std::equal(spec.extents.begin() + 1, spec.extents.end(), it->second.spec.extents.begin() + 1,
                     it->second.spec.extents.end()))
       throw hdf5::read_fault(from.on, "a dataset that the first segment does not have so", "the same datasets");

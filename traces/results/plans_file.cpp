@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "traces/kvt/hdf5.h"
+#include "traces/kvt/probe.h"
 
 namespace kvgrind::traces {
 namespace {
@@ -213,7 +214,9 @@ void PlansFile::close() {
     throw Error(Category::write, {.doing = "closing plans", .on = state_->path.string(), .found = failed.message()});
 }
 
-JobPlan read_job_plan(const std::filesystem::path& path, std::int64_t job) {
+namespace {
+
+JobPlan read_plan(const std::filesystem::path& path, std::int64_t job) {
   const hdf5::Lock lock;
   const hdf5::File file = open_plans(path);
   const std::string name = fmt::format("/jobs/{}", job);
@@ -241,7 +244,7 @@ JobPlan read_job_plan(const std::filesystem::path& path, std::int64_t job) {
   return plan;
 }
 
-std::vector<std::int64_t> list_job_plans(const std::filesystem::path& path) {
+std::vector<std::int64_t> list_plans(const std::filesystem::path& path) {
   const hdf5::Lock lock;
   const hdf5::File file = open_plans(path);
   const Place place(path.string() + ": /jobs", false);
@@ -261,6 +264,18 @@ std::vector<std::int64_t> list_job_plans(const std::filesystem::path& path) {
   }
   std::sort(out.begin(), out.end());
   return out;
+}
+
+}  // namespace
+
+JobPlan read_job_plan(const std::filesystem::path& path, std::int64_t job) {
+  probe_in_child(path.string(), [&] { (void)read_plan(path, job); });
+  return read_plan(path, job);
+}
+
+std::vector<std::int64_t> list_job_plans(const std::filesystem::path& path) {
+  probe_in_child(path.string(), [&] { (void)list_plans(path); });
+  return list_plans(path);
 }
 
 }  // namespace kvgrind::traces
