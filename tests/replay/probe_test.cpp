@@ -129,7 +129,9 @@ TEST(Probe, MeasuresWhatAPlainLoopDoes) {
                 << probe_statistic_names[static_cast<std::size_t>(s)];
             largest = std::max(largest, column[j]);
           }
-          if (measured) EXPECT_GT(largest, 1e-3f);
+          if (measured) {
+            EXPECT_GT(largest, 1e-3f);
+          }
         }
       }
   }
