@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "gui/models/table.h"
-#include "traces/results/result_row.h"
+#include "replay/session.h"
 
 namespace kvgrind::gui {
 
