@@ -49,12 +49,16 @@ struct PolicyRun::State {
   }
 
   void check() const {
-    for (const Signal signal : needed_signals(policy()))
-      if (!signals.has(signal))
-        throw Error(Category::usage, {.doing = "running policy",
-                                      .on = typed_text(policy()),
-                                      .found = fmt::format("no signal {}", signal_name(signal)),
-                                      .expected = "it: the policy needs it"});
+    for (const Signal signal : needed_signals(policy())) {
+      if (signals.has(signal)) continue;
+      const std::string_view name = signal_name(signal), pass = name.substr(0, name.find("_probe"));
+      throw Error(Category::usage,
+                  {.doing = "running policy",
+                   .on = typed_text(policy()),
+                   .found = fmt::format("no signal {}", name),
+                   .expected = "it: the policy needs it",
+                   .next = pass.size() < name.size() ? fmt::format("record with --probes {}", pass) : ""});
+    }
     check_calibrations(policy(), cache.card());
     const bool split = cache_granularity(policy()) == Granularity::query_head;
     const ModelCard& card = cache.card();
