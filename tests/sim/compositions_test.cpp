@@ -14,6 +14,7 @@
 #include "core/parallel.h"
 #include "sim/engine/base_amount.h"
 #include "sim/engine/bound_policy.h"
+#include "sim/engine/methods.h"
 #include "tests/support/for_all.h"
 #include "tests/support/random_line.h"
 #include "tests/support/synthetic_source.h"
@@ -232,6 +233,25 @@ TEST(Compositions, RandomLinesRunOrAreRefusedByName) {
   EXPECT_THAT(missing(sim::act_rows()), IsEmpty());
   EXPECT_THAT(missing(sim::schedule_rows()), IsEmpty());
   EXPECT_THAT(missing(sim::read_rows()), IsEmpty());
+}
+
+// The same of every preset in every variant; none is left out.
+TEST(Compositions, EveryPresetKeepsToBudgetAndLedger) {
+  const int threads = thread_count();
+  std::mt19937_64 rng(base_seed(29));
+  for (const sim::MethodCard& card : sim::method_cards())
+    for (const auto& like : sim::read_method(card).like) {
+      const std::string preset = card.name + "(like=" + like.name + ")";
+      SCOPED_TRACE(preset);
+      const SyntheticSource first = random_source(rng), second = random_source(rng);
+      for (const std::int64_t steps : {0, 6}) {
+        const EngineSetup setup{.amount = random_amount(rng, first), .steps = steps, .chunk = steps};
+        SCOPED_TRACE(setup.amount.text());
+        const auto forward = results(preset, setup, {&first, &second}, false, 1);
+        EXPECT_TRUE(forward == results(preset, setup, {&first, &second}, true, 2)) << "threads and order";
+      }
+    }
+  set_thread_count(threads);
 }
 
 }  // namespace

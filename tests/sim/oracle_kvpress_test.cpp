@@ -138,24 +138,6 @@ TEST(ExpectedAdaKv, TheBestOfAllHeadsAboveAFloor) {
   EXPECT_EQ(kept_of_all(source, "expected_adakv", "10t"), want);
 }
 
-TEST(Block, RepeatedChoiceOverBlocks) {
-  SyntheticData data = t8_geometry();
-  for (std::int64_t t = 0; t < 8; ++t) {
-    data.k[0](t, 0) += .1f * static_cast<float>(t);
-    data.k[0](t, 1) -= .1f * static_cast<float>(t);
-  }
-  const SyntheticSource source(data);
-  EXPECT_THAT(kept(source, "block(of=key_diff,size=1)", "3t"), ElementsAre(1, 3, 5));
-  EXPECT_THAT(kept(source, "block(of=key_diff,size=2)", "3t"), ElementsAre(1, 5, 6));
-  EXPECT_THAT(kept(source, "keydiff", "3t"), ElementsAre(1, 5, 6));
-}
-
-TEST(PerLayer, SharesOfLayers) {
-  const SyntheticSource source = random_source_of({.layers = 2, .query_heads = 1, .kv_heads = 1, .tokens = 8});
-  EXPECT_THAT(kept_of_all(source, "per_layer(share=[0.5,0.25])", "1"),
-              ElementsAre(testing::SizeIs(4), testing::SizeIs(2)));
-}
-
 TEST(KeyRerotation, RotatedByTheGap) {
   // One frequency. Slots of 0, 3 and 7 lie at 5, 6 and 7, as a query at 8 sees 0, 1 and 2 from 3: rotated back by 5,
   // they are K_0, K_3 turned by −2 and K_7 turned by −5.
@@ -177,11 +159,6 @@ TEST(KeyRerotation, RotatedByTheGap) {
 TEST(Finch, ByChunks) {
   EXPECT_THAT(kept(attention(), "score=question_attention(window=2) select=by_slice(size=4)", "0.5"),
               ElementsAre(1, 3, 6, 7));
-}
-
-TEST(Composed, OneScoreAfterTheOther) {
-  // Half of the eight by distance from the mean, {1, 4, 5, 6}, half of those by the smallest norms.
-  EXPECT_THAT(kept(geometry(), "composed", "2t"), ElementsAre(1, 5));
 }
 
 TEST(Decoding, CountsNotRatios) {

@@ -172,5 +172,66 @@ TEST(Presets, DapQOnKeysOfOneContent) {
   EXPECT_THAT(kept(source, "dapq-m(n=2,pool=1,recent=0)", "2t"), ElementsAre(0, 3));
 }
 
+// A calibration of one layer over features (two query heads, key, value) of T8 that reads the key's first number.
+std::shared_ptr<const Calibration> reads_the_key(const SyntheticSource& source, const char* method, float weight,
+                                                 float constant) {
+  auto out = std::make_shared<Calibration>();
+  out->method = method;
+  out->model = calibration_model(source.card());
+  out->tensors["w 0"] = {{8, 1}, {0, 0, 0, 0, weight, 0, 0, 0}};
+  out->tensors["b 0"] = {{1}, {constant}};
+  out->numbers["logistic"] = std::string_view(method) == "attention_gate";
+  return out;
+}
+
+TEST(Presets, LocretStabilizersHoldTheNewest) {
+  // Scores constant: after eight tokens the last two of five are kept for sure, without stabilizers not.
+  EngineSetup setup;
+  setup.calibration = reads_the_key(geometry(), "locret", 0, 1);
+  EXPECT_THAT(kept(geometry(), "locret(stabilizers=2)", "5t", setup), ElementsAre(0, 1, 2, 6, 7));
+  EXPECT_THAT(kept(geometry(), "locret", "5t", setup), ElementsAre(0, 1, 2, 3, 4));
+}
+
+TEST(Presets, AttentionGateKeepsOpenGates) {
+  // Gates .9 .4 .6 .2 of the first four tokens, whose logits stand in the key; closed ones behind them.
+  SyntheticData data = t8_geometry();
+  const float gate[] = {.9f, .4f, .6f, .2f, .1f, .1f, .1f, .1f};
+  for (std::int64_t t = 0; t < 8; ++t) data.k[0](t, 0) = std::log(gate[t] / (1 - gate[t]));
+  const SyntheticSource source(std::move(data));
+  EngineSetup setup;
+  setup.calibration = reads_the_key(source, "attention_gate", 1, 0);
+  EXPECT_THAT(kept(source, "attention_gate-m", "2t", setup), ElementsAre(0, 2));
+}
+
+TEST(Presets, ExpectedAttentionByOtherTexts) {
+  // Queries = K/4 with the first left out, no rotation: of the others .0636 .0786 .1550 .2581 .0639 .0259 1.3354.
+  SyntheticData data = t8_geometry();
+  data.card.scale = 1 / std::sqrt(2.0f);
+  const SyntheticSource source(std::move(data));
+  auto fitted = std::make_shared<Calibration>();
+  fitted->method = "expected";
+  fitted->model = calibration_model(source.card());
+  fitted->tensors["mean"] = {{1, 2, 2}, {.214286f, .25f, .214286f, .25f}};
+  fitted->tensors["covariance"] = {{1, 2, 2, 2},
+                                   {.113095f, .0625f, .0625f, .166667f, .113095f, .0625f, .0625f, .166667f}};
+  EngineSetup setup;
+  setup.calibration = fitted;
+  EXPECT_THAT(kept(source, "expected_stats(sinks=1)", "4t", setup), ElementsAre(0, 3, 4, 7));
+}
+
+TEST(Presets, DuoOfLongTexts) {
+  // Of 1000 tokens a streaming head keeps 128 sinks and 256 recents.
+  const SyntheticSource source =
+      random_source_of({.layers = 1, .query_heads = 4, .kv_heads = 4, .head_dim = 2, .tokens = 1000, .rotary_dim = 0});
+  auto fitted = std::make_shared<Calibration>();
+  fitted->method = "duo";
+  fitted->model = calibration_model(source.card());
+  fitted->tensors["head"] = {{1, 4}, {.1f, .9f, .4f, .8f}};
+  EngineSetup setup;
+  setup.calibration = fitted;
+  EXPECT_THAT(kept_of_all(source, "duo", "0.5", setup),
+              ElementsAre(testing::SizeIs(384), testing::SizeIs(1000), testing::SizeIs(384), testing::SizeIs(1000)));
+}
+
 }  // namespace
 }  // namespace kvgrind::tests
