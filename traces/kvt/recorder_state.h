@@ -62,8 +62,8 @@ struct Recorder::State {
   std::array<RowBuffer, small_count> small;
   std::deque<Range> ranges;
   std::int64_t rows = 0, query_rows = 0, text_bytes = 0, committed = 0, committed_text = 0;
-  std::atomic<std::int64_t> landed =
-      0;  // rows whose commit is in the file; `committed` counts those given to the queue
+  // Rows whose commit is in the file; `committed` counts those that were given to the queue.
+  std::atomic<std::int64_t> landed = 0;
   std::chrono::steady_clock::time_point last_commit = std::chrono::steady_clock::now();
 
   std::map<std::int64_t, OpenSequence> open;
