@@ -4,12 +4,14 @@
 //   plain_ms, questions_ms   prefill and questions without a policy; its questions alone, on a prefill that is there
 //   policy_ms                the configuration
 //   ratio                    policy_ms / plain_ms
+//   ratio_cpu                the same of processor time over all threads: tells more on a busy machine
 //   ratio_questions          shared prefix only: policy_ms / questions_ms
 // Without sharing, a configuration is the prefill, the full cache's answers that it is compared with, and the policy's.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
 #include <chrono>
+#include <ctime>
 #include <fstream>
 #include <sstream>
 
@@ -81,9 +83,11 @@ void closed_loop(benchmark::State& state, const char* policy, bool shared) {
   const replay::EvalJob job{sim::bind_policy(policy), {sim::Amount::Kind::fraction, 0.2}, 0};
   const replay::ClosedPrompt prompt(example().model, example().prompt, 0, {});
   benchmark::DoNotOptimize(prompt.run(job));  // the reference answers and what all jobs share are there now
-  std::vector<double> without, questions, with;
+  std::vector<double> without, questions, with, cpu_without, cpu_with;
   for (auto _ : state) {
+    const std::clock_t start = std::clock();
     const auto [all, asked] = plain();
+    const std::clock_t middle = std::clock();
     without.push_back(all);
     questions.push_back(asked);
     const Clock::time_point begin = Clock::now();
@@ -93,12 +97,15 @@ void closed_loop(benchmark::State& state, const char* policy, bool shared) {
       benchmark::DoNotOptimize(
           replay::ClosedPrompt(example().model, example().prompt, 0, {.policies = {job.policy}}).run(job));
     with.push_back(since(begin));
+    cpu_without.push_back(static_cast<double>(middle - start));
+    cpu_with.push_back(static_cast<double>(std::clock() - middle));
     state.SetIterationTime(with.back());
   }
   state.counters["plain_ms"] = 1e3 * median(without);
   state.counters["questions_ms"] = 1e3 * median(questions);
   state.counters["policy_ms"] = 1e3 * median(with);
   state.counters["ratio"] = median(with) / median(without);
+  state.counters["ratio_cpu"] = median(cpu_with) / median(cpu_without);
   if (shared) state.counters["ratio_questions"] = median(with) / median(questions);
 }
 
