@@ -160,7 +160,8 @@ std::shared_ptr<const CoarseMap> Session::State::coarse(std::int64_t sequence, s
                                                   .mean = std::move(found->mean),
                                                   .origin = fmt::format("index, cells of {} tokens", found->cell)});
   }
-  if (!out && trace) {
+  // A fork's recorded map holds its own queries alone; what came before the fork would look as if nobody had attended.
+  if (!out && trace && find_sequence(*run, sequence).fork_at == 0) {
     if (auto found = trace->pooled_map(sequence, layer, query_head))
       out = std::make_shared<CoarseMap>(
           CoarseMap{.cell = found->cell_tokens,

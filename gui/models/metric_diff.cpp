@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <map>
 
 namespace kvgrind::gui {
@@ -11,11 +12,19 @@ std::string headline_of(const std::vector<traces::ResultRow>& rows, std::string 
   return metric.empty() ? replay::build_report(rows).headline : metric;
 }
 
+// Of the number in "0.2", "512t", "removed 0.8": only for the order.
+double amount(const std::string& budget) {
+  const std::size_t at = budget.find_first_of("0123456789");
+  return at == std::string::npos ? 0 : std::strtod(budget.c_str() + at, nullptr);
+}
+
 void sort_rows(MetricDiff& diff) {
   std::stable_sort(diff.rows.begin(), diff.rows.end(), [](const MetricDiffRow& x, const MetricDiffRow& y) {
     if (x.protocol != y.protocol) return x.protocol < y.protocol;
-    if (x.budget != y.budget)
-      return x.budget.size() != y.budget.size() ? x.budget.size() < y.budget.size() : x.budget < y.budget;
+    if (x.budget != y.budget) {
+      const double a = amount(x.budget), b = amount(y.budget);
+      return a != b ? a < b : x.budget < y.budget;
+    }
     return std::abs(x.delta.value) > std::abs(y.delta.value);
   });
 }

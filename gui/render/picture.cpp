@@ -113,6 +113,16 @@ void write_picture(const QString& path, const Scene& scene, const Look& look, co
                                     .next = "export .csv instead"});
     return write_bytes(path, QByteArray::fromStdString(npy_bytes(matrix)));
   }
+  if (ending == "html") {
+    const std::string page = scene.html();
+    if (page.empty())
+      throw Error(Category::usage, {.doing = "exporting a page",
+                                    .on = scene.title().toStdString(),
+                                    .found = "a view without text",
+                                    .expected = "the text view of a trace that holds the text of its tokens",
+                                    .next = "export .svg or .csv instead"});
+    return write_bytes(path, QByteArray::fromStdString(page));
+  }
   if (ending == "csv") {
     const std::string text = scene.csv(options.state);
     if (text.empty())
@@ -145,7 +155,7 @@ void write_picture(const QString& path, const Scene& scene, const Look& look, co
   throw Error(Category::usage, {.doing = "choosing a format",
                                 .on = path.toStdString(),
                                 .found = "the ending ." + ending.toStdString(),
-                                .expected = ".png, .svg, .pdf, .csv or .npy"});
+                                .expected = ".png, .svg, .pdf, .csv, .npy, or .html of the text"});
 }
 
 }  // namespace kvgrind::gui

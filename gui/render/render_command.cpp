@@ -62,7 +62,7 @@ void declare(QCommandLineParser& parser) {
   QStringList names;
   for (const ViewRow* view : views()) names << view->name;
   add("view", "one of " + names.join(", "), "name");
-  add("o,out", "the picture, table or array: .png, .svg, .pdf, .csv or .npy", "file");
+  add("o,out", "the picture, table or array: .png, .svg, .pdf, .csv, .npy; .html of text", "file");
   add("layer", "layer, from 0", "n");
   add("head", "query head, from 0", "n");
   add("seq", "sequence; default: the first with something after its context", "n");

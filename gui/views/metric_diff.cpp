@@ -72,7 +72,7 @@ void Differences::paint(Canvas& c, const QRectF& area, const ViewState& state) c
   }
   label = std::min(label + 10, rest.width() * 0.34);
   budget = std::min(budget + 12, rest.width() * 0.2);
-  const double value = text_width(small, "-0.0000 ");
+  const double value = text_width(small, "-0.00000 ") + 6;
   const double x_budget = rest.left() + label, x_a = x_budget + budget, x_b = x_a + value, x_delta = x_b + value,
                x_bar = x_delta + value + 8;
   const double width = std::max(30.0, rest.right() - x_bar - 4), zero = x_bar + width / 2;
@@ -115,12 +115,13 @@ void Differences::paint(Canvas& c, const QRectF& area, const ViewState& state) c
   }
   c.p.setPen(QPen(c.look.faint, 1, Qt::DashLine));
   c.p.drawLine(QPointF(zero, first), QPointF(zero, y));
-  for (const double tick : {-reach_, 0.0, reach_})
-    draw_text(c, QRectF(x_of(tick) - 40, y + 1, 80, height), QString::fromStdString(short_number(tick)), small,
-              c.look.faint,
-              tick < 0   ? Qt::AlignCenter
-              : tick > 0 ? Qt::AlignRight | Qt::AlignVCenter
-                         : Qt::AlignCenter);
+  const QRectF scale(x_bar, y + 1, width, height);
+  const auto number = [&](double tick, Qt::AlignmentFlag side) {
+    draw_text(c, scale, QString::fromStdString(short_number(tick)), small, c.look.faint, side | Qt::AlignVCenter);
+  };
+  number(-reach_, Qt::AlignLeft);
+  number(0, Qt::AlignHCenter);
+  number(reach_, Qt::AlignRight);
   if (diff_.rows.size() > lines)
     cell(rest.left(), y + 1, label + budget,
          QString("lines %1 to %2 of %3")

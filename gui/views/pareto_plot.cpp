@@ -67,7 +67,7 @@ void draw_pareto(Canvas& c, const QRectF& area, const ParetoData& data, bool ful
   for (std::size_t i = 0; i < data.series.size(); ++i) {
     const bool on_hull = std::any_of(data.series[i].points.begin(), data.series[i].points.end(),
                                      [](const ParetoPoint& p) { return p.hull; });
-    if (full || on_hull || data.series[i].reference) {
+    if (full || on_hull || data.series[i].reference || data.series.size() <= 16) {
       named.push_back(&data.series[i]);
       index.push_back(i);
     }

@@ -31,6 +31,7 @@ class Scene {
   virtual bool scrolls() const { return false; }  // by lines: ViewState::window.top() is the first
   virtual std::string csv(const ViewState& = {}) const { return {}; }
   virtual Matrix matrix(const ViewState& = {}) const { return {}; }  // the numbers shown, for .npy; empty: none
+  virtual std::string html() const { return {}; }  // of a text, shaded as shown; empty: no text
   // Arrow keys where the places on the picture are in an order of the scene's own; false: the usual way.
   virtual bool move(int /*right*/, int /*down*/, Selection&) const { return false; }
   virtual QString alt_text() const { return title() + ". " + subtitle(); }

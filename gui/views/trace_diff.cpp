@@ -60,9 +60,10 @@ void TwoTraces::draw(Canvas& c, const QRectF& area, const Panel& panel) const {
   axes.x1 = double(diff_.heads);
   axes.y1 = double(diff_.layers);
   draw_text(c, QRectF(axes.plot.left(), area.top(), axes.plot.width(), title), panel.title, c.look.font, c.look.ink);
-  double high = 1e-6;
+  double high = 0;
   for (const HeadDiff& one : diff_.of)
     if (std::isfinite(panel.value(one))) high = std::max(high, std::abs(panel.value(one)));
+  if (high < 1e-6) high = 1;  // nothing to tell apart
   const double low = panel.signed_values ? -high : 0;
   const ColourTable& table = panel.signed_values ? diverging_table() : colour_table(input_.map.colours);
   c.p.save();

@@ -57,8 +57,9 @@ void MainWindow::build_actions() {
   });
   add("&File", "Export view…", QKeySequence("Ctrl+E"), [this] {
     if (!current()) return;
-    const QString path = QFileDialog::getSaveFileName(this, "Export view", QString(current()->row().name) + ".png",
-                                                      "Pictures, tables and arrays (*.png *.svg *.pdf *.csv *.npy)");
+    const QString path =
+        QFileDialog::getSaveFileName(this, "Export view", QString(current()->row().name) + ".png",
+                                     "Pictures, tables and arrays (*.png *.svg *.pdf *.csv *.npy *.html)");
     if (!path.isEmpty()) export_view(path);
   });
   add("&File", "Copy the equal render command", QKeySequence("Ctrl+Shift+E"),

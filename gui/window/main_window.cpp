@@ -360,7 +360,8 @@ void MainWindow::export_view(const QString& path) {
                    {"Command", render_command()}};
   if (desk_->input().session) options.notes["Trace"] = QString::fromStdString(desk_->input().session->run().hash());
   options.state.window = widget->window();
-  if (path.endsWith(".csv") || path.endsWith(".npy")) {  // may be large, and touches no painter: on a worker
+  if (path.endsWith(".csv") || path.endsWith(".npy") ||
+      path.endsWith(".html")) {  // may be large, and touches no painter: on a worker
     runner_->run(
         "exporting " + QFileInfo(path).fileName(), 6,
         [this, scene = widget->scene(), look = widget->look(), path, options](const CancelToken& cancel, Progress&) {

@@ -64,6 +64,15 @@ TEST(Scenes, ArraysAreWhatIsShown) {
   EXPECT_EQ(kept.shape[0], 2);
   EXPECT_EQ(kept.data[7], float(input.jobs[0].view->outcome.k_states[0][0][7]));
 }
+TEST(Scenes, TheTextIsAPage) {
+  ViewInput input = tests::input_over(tests::synthetic_run());
+  input.text = std::make_shared<const std::vector<std::string>>(
+      std::vector<std::string>(std::size_t(sequence_of(input)->tokens), "<b>&"));
+  const std::string page = view_named("text").load(input, {})->html();
+  EXPECT_NE(page.find("&lt;b&gt;&amp;</span>"), std::string::npos);
+  EXPECT_EQ(page.find("<b>"), std::string::npos);
+  EXPECT_TRUE(view_named("heads").load(input, {})->html().empty());
+}
 TEST(Scenes, DrawWithoutPolicies) { draw_all(tests::input_over(tests::synthetic_run()), "no policies"); }
 TEST(Scenes, DrawAnEmptyRecording) {
   draw_all(tests::input_over(std::make_shared<tests::EmptyRun>(tests::synthetic_run())), "empty");

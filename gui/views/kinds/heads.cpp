@@ -171,7 +171,7 @@ void Heads::paint(Canvas& c, const QRectF& area, const ViewState&) const {
   const double label = line_height(small), left = sorted ? 4 : text_width(small, "L00 ");
   const double across = (rest.width() - left) / double(card.query_heads);
   const double down = (rest.height() - (sorted ? 0 : label)) / double(card.layers);
-  const double over = sorted ? label : 0;  // names stand above each
+  const double over = sorted ? label + 4 : 0;  // names stand above each
   const double side = std::max(4.0, std::min(across, down - over) - 8);
   const bool named = sorted && across > text_width(small, "L00 q00") && down > label + 12;
   for (std::int64_t h = 0; h < card.query_heads && !sorted; ++h)
@@ -187,7 +187,7 @@ void Heads::paint(Canvas& c, const QRectF& area, const ViewState&) const {
     if (!sorted && column == 0 && (down >= label || row % 4 == 0))
       draw_text(c, QRectF(rest.left(), y, left, std::max(side, label)), QString("L%1").arg(row), small, c.look.faint);
     if (named)
-      draw_text(c, QRectF(x, y - label - 1, across, label), QString("L%1 q%2").arg(layer).arg(head), small,
+      draw_text(c, QRectF(x, y - label - 4, across, label), QString("L%1 q%2").arg(layer).arg(head), small,
                 c.look.faint);
     draw_head(c, QRectF(x, y, std::min(across - 8, 1.7 * side), side), order_[i]);
   }

@@ -50,6 +50,7 @@ class Text final : public Scene {
       out.data.push_back(bands_.empty() ? mass_[std::size_t(t)] : float(share(t)));
     return out;
   }
+  std::string html() const override;
   void paint(Canvas& c, const QRectF& area, const ViewState& state) const override;
   bool scrolls() const override { return true; }
 
@@ -92,6 +93,27 @@ std::string Text::csv(const ViewState&) const {
     table.rows.push_back({std::to_string(t), token_label((*input_.text)[t], 64),
                           number(bands_.empty() ? double(mass_[t]) : share(std::int64_t(t)))});
   return table.csv();
+}
+
+std::string Text::html() const {
+  if (!input_.text || input_.text->empty()) return {};
+  QString out =
+      QString(
+          "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>%1</title>\n<h1>%1</h1>\n<p>%2</p>\n"
+          "<pre style=\"white-space:pre-wrap\">")
+          .arg(title().toHtmlEscaped(), subtitle().toHtmlEscaped());
+  for (std::size_t t = 0; t < input_.text->size(); ++t) {
+    const bool needle = std::any_of(spans_.begin(), spans_.end(), [&](const Span& span) {
+      return span.kind == "needle" && std::int64_t(t) >= span.begin && std::int64_t(t) < span.end;
+    });
+    out += QString("<span title=\"%1\" style=\"background:rgba(255,166,77,%2)%3\">%4</span>")
+               .arg(t)
+               .arg(0.85 * share(std::int64_t(t)), 0, 'f', 3)
+               .arg(needle ? ";text-decoration:underline" : "",
+                    QString::fromStdString(plain_label((*input_.text)[t])).toHtmlEscaped());
+    if ((*input_.text)[t].ends_with('\n')) out += '\n';
+  }
+  return (out + "</pre></html>\n").toStdString();
 }
 
 void Text::paint(Canvas& c, const QRectF& area, const ViewState& state) const {
