@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 _plain = F.scaled_dot_product_attention
 _FLASH, _CUDNN = 1, 3  # torch.nn.attention.SDPBackend
+_cudnn = getattr(torch, "_scaled_dot_product_cudnn_attention", None)
 
 
 class _Asked(threading.local):
@@ -49,8 +50,7 @@ def _with_lse(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False,
                 out, lse = torch._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, is_causal,
                                                                              scale=scale)[:2]
             elif kernel == _CUDNN and query.is_cuda:
-                out, lse = torch.ops.aten._scaled_dot_product_cudnn_attention(query, key, value, None, True, 0.0,
-                                                                              is_causal, False, scale=scale)[:2]
+                out, lse = _cudnn(query, key, value, None, True, 0.0, is_causal, False, scale=scale)[:2]
             else:
                 out = lse = None
         except (AttributeError, TypeError):  # a PyTorch whose kernels are called otherwise
