@@ -1,13 +1,10 @@
 // One pool: the slots of all layers and heads compete for what the amount gives all of them together (KVzip).
 //   in   scores s of all groups; S = tokens a group, N = Σ S, keep = the amount, n = `reserve` slots a group that
 //        something else takes from the same budget
-//   out  counts that sum to floor(N · keep + 1e-9) − n · groups; with a removed ratio r to N − int(N · min(1, r +
-//   n/S));
-//        the best scores of all, ties: lower layer, head, position. keep=1 keeps everything, whatever n.
-//        over=layer: the same within each layer
-//   rounding=official: a slot stays when its score is above the k-th best, k = max(int(N · keep) − 1, 0) + 1: one
-//   fewer,
-//        and ties with it go
+//   out  the best scores of all, ties: lower layer, head, position; floor(N · keep + 1e-9) − n · groups of them
+//        a removed ratio r: R = min(1, r + n/S), N − int(N · R), with whole=kept int(N · (1 − R))
+//        keep=1 keeps everything, whatever n; over=layer: the same within each layer
+//   rounding=official: a slot stays when its score is above the k-th best, k = max(int(N · keep), 1): ties go
 //   source: arXiv 2505.23416; snu-mllab/KVzip attention/score.py; NVIDIA/kvpress kvzip_press.py, restorekv_press.py
 #include <algorithm>
 #include <cmath>
@@ -37,6 +34,10 @@ Pool pool_of(const BudgetContext& context, const std::vector<BudgetGroup>& group
     case Amount::Kind::removed: {
       const double slots = static_cast<double>(reserve) * static_cast<double>(count) / std::max(n, 1.0);
       const double removed = context.amount.value > 0 ? std::min(1.0, context.amount.value + slots) : 0.0;
+      if (context.params.word("whole") == "kept") {
+        out.kept = static_cast<std::int64_t>(n * (1 - removed));
+        return out;
+      }
       out.kept = out.tokens - static_cast<std::int64_t>(n * removed);
       return out;
     }
@@ -86,6 +87,13 @@ const BudgetRow pooled = {
     .help = "slots of all layers and heads compete for one budget",
     .params = {{"over", ParamType::word, "model", "what competes", -1e300, 1e300, {"model", "layer"}},
                {"reserve", ParamType::integer, "0", "slots a group that something else takes of the budget", 0, 1e6},
+               {"whole",
+                ParamType::word,
+                "removed",
+                "which side of a removed ratio is cut to a whole number",
+                -1e300,
+                1e300,
+                {"removed", "kept"}},
                {"rounding",
                 ParamType::word,
                 "exact",
