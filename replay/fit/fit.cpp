@@ -75,7 +75,11 @@ const std::vector<FitMethod>& fit_methods() {
       {"compresskv", "heads that find again what the answer repeats (needle spans), and what eviction costs each layer",
        "1 − correlation of the heads' scores with the held-out ones", fit_retrieval_heads},
       {"uncomp", "place of each head in its layer, and the layer's profile, by the matrix entropy of queries",
-       "1 − correlation of the heads' places with the held-out ones", fit_matrix_entropy, false}};
+       "1 − correlation of the heads' places with the held-out ones", fit_matrix_entropy, false},
+      {"lookaheadkv",
+       "queries that, set behind a context, attend to it as the tokens after it do (--vectors, --epochs)",
+       "divergence (KL, nats) of their attention from that of the tokens after the context, held out",
+       fit_lookahead_queries}};
   return methods;
 }
 

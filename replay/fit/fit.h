@@ -19,6 +19,7 @@ struct FitRequest {
   std::int64_t epochs = 60;                              // passes over the tokens, with an inner layer
   double ridge = 1;                                      // of least squares, on standardised features
   std::int64_t sinks = 16, recent = 64;                  // of a streaming head
+  std::int64_t vectors = 8;                              // queries of each head that stand for an answer
   std::string score = "expected_attention(eps=0.02)";    // that ranks tokens, of a curve
 };
 

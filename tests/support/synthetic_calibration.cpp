@@ -43,6 +43,8 @@ std::shared_ptr<const Calibration> synthetic_calibration(const std::string& meth
   } else if (method == "uncomp") {
     maker.uniform("head", {card.layers, card.query_heads});
     maker.normal("layer", {card.layers}, 10.0f);
+  } else if (method == "lookaheadkv") {
+    maker.normal("query", {card.layers, card.query_heads, 3, card.head_dim});
   } else if (method == "prefixkv") {
     maker.uniform("prune", {99, card.layers, 1});
   } else if (method == "qfilters") {

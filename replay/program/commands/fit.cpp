@@ -15,7 +15,7 @@ struct Asked {
   std::string method, out, score = replay::FitRequest{}.score;
   std::vector<std::string> traces;
   double held_out = 0.25, ridge = 1;
-  std::int64_t hidden = 0, epochs = 60, sinks = 16, recent = 64;
+  std::int64_t hidden = 0, epochs = 60, sinks = 16, recent = 64, vectors = 8;
   bool force = false, trust = false;
 };
 
@@ -29,6 +29,7 @@ int run(const Asked& asked, Console& console) {
   request.sinks = asked.sinks;
   request.recent = asked.recent;
   request.score = asked.score;
+  request.vectors = asked.vectors;
   std::string names;
   for (const std::string& path : asked.traces) {
     require_other_files(path, {asked.out});
@@ -67,11 +68,13 @@ Action declare(Options& options) {
   options.text("-o,--out", asked->out, "the calibration to write (HDF5)", Need::required);
   options.number("--held-out", asked->held_out, "share of the prompts that is held out, at most 0.5");
   options.integer("--hidden", asked->hidden, "locret: width of the inner layer; 0 = linear");
-  options.integer("--epochs", asked->epochs, "locret: passes over the tokens, with an inner layer", 1);
+  options.integer("--epochs", asked->epochs, "locret with an inner layer, lookaheadkv, lococo: passes over the tokens",
+                  1);
   options.number("--ridge", asked->ridge, "locret, attention_gate: penalty on standardised weights");
   options.integer("--sinks", asked->sinks, "duo: first tokens of a streaming head");
   options.integer("--recent", asked->recent, "duo: last tokens of a streaming head");
   options.text("--score", asked->score, "lukv: the score that ranks tokens, with its parameters");
+  options.integer("--vectors", asked->vectors, "lookaheadkv: queries of each head; lococo: mixed slots", 1);
   options.flag("--force", asked->force, "replace an existing file");
   options.flag("--trust", asked->trust, "open traces without the probe in a child process");
   return [asked](Console& console) { return run(*asked, console); };
@@ -88,7 +91,9 @@ const Command fit{
     .text =
         "qfilters, triattention: moments of queries. duo: what heads lose by streaming. locret,\n"
         "attention_gate: future attention from a token's own queries, keys and values. lukv: what heads lose\n"
-        "at every budget.\n"
+        "at every budget. prefixkv: where layers have their attention. razor: heads that look at what followed\n"
+        "before, from text that repeats itself. compresskv: heads that find needles again. uncomp: how many\n"
+        "directions queries fill. lookaheadkv: queries that stand for an answer. lococo: filters that mix.\n"
         "Some prompts are held out; the error on them is printed and stored.",
     .examples = {"kvgrind fit qfilters run.kvt -o qfilters.h5", "kvgrind fit locret run.kvt -o locret.h5",
                  "kvgrind fit duo run.kvt --sinks 4 --recent 64 -o duo.h5"},
