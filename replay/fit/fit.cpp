@@ -79,7 +79,9 @@ const std::vector<FitMethod>& fit_methods() {
       {"lookaheadkv",
        "queries that, set behind a context, attend to it as the tokens after it do (--vectors, --epochs)",
        "divergence (KL, nats) of their attention from that of the tokens after the context, held out",
-       fit_lookahead_queries}};
+       fit_lookahead_queries},
+      {"lococo", "a convolution that mixes what is dropped into a few slots (--vectors), by the output's error",
+       "squared output error over that of dropping, held out", fit_mixing_filters}};
   return methods;
 }
 

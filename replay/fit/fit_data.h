@@ -67,6 +67,7 @@ void fit_echo_heads(const FitSplit& split, Calibration& out);
 void fit_retrieval_heads(const FitSplit& split, Calibration& out);
 void fit_matrix_entropy(const FitSplit& split, Calibration& out);
 void fit_lookahead_queries(const FitSplit& split, Calibration& out);
+void fit_mixing_filters(const FitSplit& split, Calibration& out);
 void fit_learned_score(const FitSplit& split, Calibration& out);
 void fit_learned_gate(const FitSplit& split, Calibration& out);
 

@@ -45,6 +45,13 @@ std::shared_ptr<const Calibration> synthetic_calibration(const std::string& meth
     maker.normal("layer", {card.layers}, 10.0f);
   } else if (method == "lookaheadkv") {
     maker.normal("query", {card.layers, card.query_heads, 3, card.head_dim});
+  } else if (method == "lococo") {
+    for (std::int64_t layer = 0; layer < card.layers; ++layer) {
+      const std::string l = " " + std::to_string(layer);
+      maker.normal("w" + l, {4, 3 * 2 * card.head_dim}, 0.3f);
+      maker.normal("b" + l, {4});
+      maker.uniform("nu" + l, {1});
+    }
   } else if (method == "prefixkv") {
     maker.uniform("prune", {99, card.layers, 1});
   } else if (method == "qfilters") {
