@@ -11,7 +11,8 @@ import torch.nn.functional as F
 
 _plain = F.scaled_dot_product_attention
 _FLASH, _CUDNN = 1, 3  # torch.nn.attention.SDPBackend
-_cudnn = getattr(torch, "_scaled_dot_product_cudnn_attention", None)
+_cudnn = getattr(torch, "_scaled_dot_product_cudnn_attention", None) or getattr(
+    torch.ops.aten, "_scaled_dot_product_cudnn_attention", None)
 
 
 class _Asked(threading.local):
