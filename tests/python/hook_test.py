@@ -196,6 +196,35 @@ class Hook(unittest.TestCase):
         with kvgrind.Trace(self.path("plain.kvt")) as a, kvgrind.Trace(self.path("spoilt.kvt")) as b:
             self.equal(arrays(a, 0), arrays(b, 0), 1e-4)
 
+    def test_norms(self):
+        """Of what really enters layers and attentions; with a norm before attention one module tells both from the
+        second pass on, without one (olmo2) hooks do."""
+        for name in ("llama", "olmo2"):
+            with self.subTest(family=name):
+                model = self.family(name, num_key_value_heads=2, pad_token_id=0)
+                shown, hooks = {}, []
+                for l, layer in enumerate(model.model.layers):
+                    for kind, module in (("hidden", layer), ("attn_in", layer.self_attn)):
+                        def note(_, arguments, keywords, key=(kind, l)):
+                            x = arguments[0] if arguments else keywords["hidden_states"]
+                            shown.setdefault(key, []).append(torch.linalg.vector_norm(x[0].float(), dim=-1))
+                        hooks.append(module.register_forward_pre_hook(note, with_kwargs=True))
+                ids = torch.randint(3, 300, (1, 30), device=DEVICE)
+                with torch.no_grad(), self.record(model, name + ".kvt", steps=4) as r:
+                    cache = DynamicCache()
+                    model(ids, past_key_values=cache, use_cache=True)
+                    for i in range(9):
+                        model(ids[:, i:i + 1], past_key_values=cache, use_cache=True)
+                    self.assertEqual(bool(r.norms.hooks), name == "olmo2")
+                for hook in hooks:
+                    hook.remove()
+                self.assertIsNone(r.failed)
+                self.assertFalse(any("forward" in m.__dict__ for m in model.modules()))
+                with kvgrind.Trace(self.path(name + ".kvt")) as t:
+                    for kind, norms in (("hidden", t.hidden_norm(0)), ("attn_in", t.attn_in_norm(0))):
+                        for l in range(4):
+                            np.testing.assert_allclose(norms[:, l], torch.cat(shown[kind, l]).cpu().numpy(), rtol=1e-4)
+
     # -- how it is fed -----------------------------------------------------------------------------------------------------
 
     def test_batch_is_several_sequences(self):
