@@ -111,6 +111,7 @@ class Task {
       (void)record(job, progress_, cancel_);
       Grid grid;
       grid.policies = request_.policies;
+      grid.calibrations = request_.calibrations;
       grid.amounts = request_.amounts;
       grid.protocols = {Protocol::blind};
       grid.seeds = request_.seeds;
@@ -149,6 +150,7 @@ class Task {
     EvalRequest eval;
     eval.model = request_.runtime;
     eval.suite = suite_;
+    eval.calibrations = request_.calibrations;
     eval.amounts = request_.amounts;
     eval.seeds = request_.seeds;
     eval.out = file("closed.jsonl");

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "core/calibration.h"
 #include "core/json.h"
 #include "core/progress.h"
 #include "replay/closed_loop/closed_loop.h"
@@ -22,9 +23,10 @@ namespace kvgrind::replay {
 struct ValidateRequest {
   const traces::ModelFolder* model = nullptr;
   std::shared_ptr<const sim::Model> runtime;
+  std::vector<Suite> suites;                                          // one task each
+  std::vector<std::string> policies;                                  // as typed
+  std::vector<std::shared_ptr<const Calibration>> calibrations = {};  // for policies that need them
   std::string device = "auto";  // where recordings run; `runtime` has its own place
-  std::vector<Suite> suites;          // one task each
-  std::vector<std::string> policies;  // as typed
   std::vector<sim::Amount> amounts;
   std::vector<std::uint64_t> seeds{0};
   std::filesystem::path folder;     // created; open-*.jsonl and closed-*.jsonl go here

@@ -20,13 +20,14 @@ struct Asked {
   std::string model, folder, headline = "D.answer", protocol = "blind";
   std::string device = "auto";
   SuiteFlags suite;
-  std::vector<std::string> policies, budgets, removed, seeds;
+  std::vector<std::string> policies, calibrations, budgets, removed, seeds;
   std::int64_t batch = 10, resamples = 1000, minutes = 0;
 };
 
 int run(const Asked& asked, Console& console) {
   GridFlags flags;
   flags.policies = asked.policies;
+  flags.calibrations = asked.calibrations;
   flags.budgets = asked.budgets;
   flags.removed = asked.removed;
   flags.seeds = asked.seeds;
@@ -40,6 +41,7 @@ int run(const Asked& asked, Console& console) {
   request.device = placed.device;
   request.suites = suites_of(asked.suite, model, asked.model);
   request.policies = grid.policies;
+  request.calibrations = grid.calibrations;
   request.amounts = grid.amounts;
   if (!grid.seeds.empty()) request.seeds = grid.seeds;
   request.folder = asked.folder;
@@ -76,6 +78,7 @@ Action declare(Options& options) {
   add_suite_flags(options, asked->suite);
   options.texts("--policy", asked->policies, "preset, preset(…) or line; may be repeated; all = every preset",
                 Need::required);
+  options.texts("--calib", asked->calibrations, "what kvgrind fit wrote, for policies that need it; may be repeated");
   options.texts("--budget", asked->budgets, "what is kept: 0.2,512t,64MiB");
   options.texts("--removed", asked->removed, "what is removed, by upstream's arithmetic");
   options.texts("--seed", asked->seeds, "seeds of the policies");
