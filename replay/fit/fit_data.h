@@ -70,5 +70,7 @@ void fit_lookahead_queries(const FitSplit& split, Calibration& out);
 void fit_mixing_filters(const FitSplit& split, Calibration& out);
 void fit_learned_score(const FitSplit& split, Calibration& out);
 void fit_learned_gate(const FitSplit& split, Calibration& out);
+void fit_predicted_repeat(const FitSplit& split, Calibration& out);
+void fit_repeat_gate(const FitSplit& split, Calibration& out);
 
 }  // namespace kvgrind::replay

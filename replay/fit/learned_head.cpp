@@ -8,17 +8,25 @@
 #include <Eigen/Cholesky>
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <random>
 
 #include "core/parallel.h"
-#include "replay/fit/fit_data.h"
+#include "replay/fit/learning.h"
 
 namespace kvgrind::replay {
 namespace {
 
-struct Table {
-  Eigen::MatrixXd x, y;  // [tokens, features], [tokens, Hk]
+using Table = ScoredContexts::Table;
+
+// What a head learns: a future's attention, whether it is in the upper half, or a score of the policy engine.
+struct Aim {
+  bool gate = false;
+  bool gelu = false;            // of an inner layer; else silu
+  const char* score = nullptr;  // the label
 };
+
+double phi(double z) { return 0.5 * (1 + std::erf(z * 0.7071067811865476)); }
 
 Table table_of(const std::vector<FitSequence>& sequences, const ModelCard& card, std::int64_t layer, bool gate) {
   std::vector<Rows> x, y;
@@ -55,25 +63,16 @@ Table table_of(const std::vector<FitSequence>& sequences, const ModelCard& card,
   return out;
 }
 
-struct Scaling {
-  Eigen::RowVectorXd mean, inverse;
-  explicit Scaling(const Eigen::MatrixXd& x) : mean(x.colwise().mean()) {
-    const Eigen::RowVectorXd squares = (x.rowwise() - mean).array().square().colwise().mean();
-    inverse = (squares.array().sqrt() + 1e-6).inverse();
-  }
-  Eigen::MatrixXd operator()(const Eigen::MatrixXd& x) const {
-    return ((x.rowwise() - mean).array().rowwise() * inverse.array()).matrix();
-  }
-};
-
 // y ≈ f(x W1 + b1) W2 + b2, or x W2 + b2 when W1 is empty; on the features as recorded.
 struct Head {
   Eigen::MatrixXd w1, w2;
   Eigen::RowVectorXd b1, b2;
+  bool gelu = false;
   Eigen::MatrixXd operator()(const Eigen::MatrixXd& x) const {
     if (w1.size() == 0) return (x * w2).rowwise() + b2;
     Eigen::MatrixXd z = (x * w1).rowwise() + b1;
-    z = z.unaryExpr([](double a) { return a / (1 + std::exp(-a)); });
+    z = gelu ? Eigen::MatrixXd(z.unaryExpr([](double a) { return a * phi(a); }))
+             : Eigen::MatrixXd(z.unaryExpr([](double a) { return a / (1 + std::exp(-a)); }));
     return (z * w2).rowwise() + b2;
   }
 };
@@ -109,20 +108,11 @@ Head logistic(const Eigen::MatrixXd& x, const Eigen::MatrixXd& y, double ridge) 
   return out;
 }
 
-struct Adam {
-  Eigen::ArrayXXd first, second;
-  void step(Eigen::Ref<Eigen::MatrixXd> x, const Eigen::MatrixXd& slope, double rate, int t) {
-    if (first.size() == 0) first = second = Eigen::ArrayXXd::Zero(x.rows(), x.cols());
-    first = 0.9 * first + 0.1 * slope.array();
-    second = 0.999 * second + 0.001 * slope.array().square();
-    x.array() -= rate * (first / (1 - std::pow(0.9, t))) / ((second / (1 - std::pow(0.999, t))).sqrt() + 1e-8);
-  }
-};
-
-Head network(const Eigen::MatrixXd& x, const Eigen::MatrixXd& y, std::int64_t hidden, std::int64_t epochs) {
+Head network(const Eigen::MatrixXd& x, const Eigen::MatrixXd& y, std::int64_t hidden, std::int64_t epochs, bool gelu) {
   std::mt19937_64 rng(1);
   std::normal_distribution<double> normal(0, 1);
   Head out;
+  out.gelu = gelu;
   const auto draw = [&](Eigen::Index rows, Eigen::Index columns) {
     Eigen::MatrixXd m(rows, columns);
     for (Eigen::Index i = 0; i < m.size(); ++i) m.data()[i] = normal(rng) / std::sqrt(static_cast<double>(rows));
@@ -141,12 +131,15 @@ Head network(const Eigen::MatrixXd& x, const Eigen::MatrixXd& y, std::int64_t hi
       const Eigen::Index n = std::min(batch, x.rows() - begin);
       const Eigen::MatrixXd part = x.middleRows(begin, n);
       const Eigen::MatrixXd z = (part * out.w1).rowwise() + b1.row(0);
-      const Eigen::ArrayXXd gate = (1 + (-z.array()).exp()).inverse();
+      // f(z) = z · gate(z); f' = gate + z · gate'
+      const Eigen::ArrayXXd gate = gelu ? Eigen::ArrayXXd(z.array().unaryExpr([](double a) { return phi(a); }))
+                                        : Eigen::ArrayXXd((1 + (-z.array()).exp()).inverse());
+      const Eigen::ArrayXXd rise =
+          gelu ? Eigen::ArrayXXd((-0.5 * z.array().square()).exp() * 0.3989422804014327) : gate * (1 - gate);
       const Eigen::MatrixXd active = (z.array() * gate).matrix();
       const Eigen::MatrixXd error = ((active * out.w2).rowwise() + b2.row(0)) - wanted.middleRows(begin, n);
       const Eigen::MatrixXd slope = error * (2.0 / static_cast<double>(n));
-      const Eigen::MatrixXd back =
-          ((slope * out.w2.transpose()).array() * (gate + z.array() * gate * (1 - gate))).matrix();
+      const Eigen::MatrixXd back = ((slope * out.w2.transpose()).array() * (gate + z.array() * rise)).matrix();
       const double rate =
           3e-3 * 0.5 * (1 + std::cos(3.14159265358979 * static_cast<double>(epoch) / static_cast<double>(epochs)));
       ++t;
@@ -177,29 +170,28 @@ double error_of(const Head& head, const Table& table, bool gate) {
   return (guess - table.y).squaredNorm() / std::max(centred.squaredNorm(), 1e-30);
 }
 
-void store(Calibration& out, const std::string& name, const Eigen::MatrixXd& x, bool vector) {
-  CalibrationTensor& tensor = out.tensors[name];
-  tensor.shape = vector ? std::vector<std::int64_t>{x.cols()} : std::vector<std::int64_t>{x.rows(), x.cols()};
-  for (Eigen::Index i = 0; i < x.rows(); ++i)
-    for (Eigen::Index j = 0; j < x.cols(); ++j) tensor.values.push_back(static_cast<float>(x(i, j)));
-}
-
-void fit_learned_head(const FitSplit& split, bool gate, Calibration& out) {
+void fit_learned_head(const FitSplit& split, const Aim& aim, Calibration& out) {
   const ModelCard& card = split.card;
+  const bool gate = aim.gate;
+  std::optional<ScoredContexts> scored_fitted, scored_held;
+  if (aim.score) {
+    scored_fitted.emplace(split.fitted, aim.score);
+    scored_held.emplace(split.held_out, aim.score);
+  }
   const auto layers = static_cast<std::size_t>(card.layers);
   std::vector<Head> heads(layers);
   std::vector<double> fitted(layers), held(layers);
   parallel_for(card.layers, [&](std::int64_t l) {
     const auto at = static_cast<std::size_t>(l);
-    const Table table = table_of(split.fitted, card, l, gate);
+    const Table table = scored_fitted ? scored_fitted->table(l) : table_of(split.fitted, card, l, gate);
     const Scaling scaling(table.x);
     const Eigen::MatrixXd x = scaling(table.x);
     heads[at] = gate                       ? logistic(x, table.y, split.request.ridge)
-                : split.request.hidden > 0 ? network(x, table.y, split.request.hidden, split.request.epochs)
+                : split.request.hidden > 0 ? network(x, table.y, split.request.hidden, split.request.epochs, aim.gelu)
                                            : least_squares(x, table.y, split.request.ridge);
     fold(heads[at], scaling);
     fitted[at] = error_of(heads[at], table, gate);
-    held[at] = error_of(heads[at], table_of(split.held_out, card, l, gate), gate);
+    held[at] = error_of(heads[at], scored_held ? scored_held->table(l) : table_of(split.held_out, card, l, gate), gate);
   });
   double fitted_sum = 0, held_sum = 0;
   for (std::size_t l = 0; l < layers; ++l) {
@@ -216,13 +208,17 @@ void fit_learned_head(const FitSplit& split, bool gate, Calibration& out) {
     out.numbers["held_out_error layer" + place] = held[l];
   }
   out.numbers["logistic"] = gate ? 1 : 0;
+  out.numbers["gelu"] = aim.gelu ? 1 : 0;
   out.numbers["fitted_error"] = fitted_sum / static_cast<double>(layers);
   out.numbers["held_out_error"] = held_sum / static_cast<double>(layers);
 }
 
 }  // namespace
 
-void fit_learned_score(const FitSplit& split, Calibration& out) { fit_learned_head(split, false, out); }
-void fit_learned_gate(const FitSplit& split, Calibration& out) { fit_learned_head(split, true, out); }
+void fit_learned_score(const FitSplit& split, Calibration& out) { fit_learned_head(split, {}, out); }
+void fit_learned_gate(const FitSplit& split, Calibration& out) { fit_learned_head(split, {.gate = true}, out); }
+void fit_predicted_repeat(const FitSplit& split, Calibration& out) {
+  fit_learned_head(split, {.gelu = true, .score = "repeat_value_attention(sinks=0,over=row,log=on)"}, out);
+}
 
 }  // namespace kvgrind::replay
