@@ -2,7 +2,9 @@
 # The experiment behind replay/guide/trust.md: 30 methods × 6 budgets × 50 prompts a task, both loops, on a model whose
 # prompt forms the suites use. From the repository root:
 #   tests/bench/validate.sh [MODEL [OUT [PROMPTS [LENGTH]]]]
-# Interrupted runs go on where they were. About 25 minutes of one core a task on tiny-3m.
+# Interrupted runs go on where they were. About 25 minutes of one core a task on tiny-3m. Then, on DECODE_PROMPTS prompts
+# (10; 0 = not at all), eviction at every decoding step: 10 methods × 5 budgets, three questions one after another in one
+# cache, the budget held all along; minutes a task.
 set -euo pipefail
 model=${1:-traces/examples/tiny-3m} out=${2:-validate-out} prompts=${3:-50} length=${4:-1024}
 kvgrind=${KVGRIND:-build/bin/kvgrind}
@@ -25,3 +27,17 @@ for task in needle records chains copy prose; do
     --budget 0.5,0.3,0.2,0.1,0.05,0.03 --resamples 500 -o "$out/$task" > /dev/null
   sed -n '/^| task/,/^| '"$task"'/p' "$out/$task/report.md"
 done
+
+# Eviction while decoding: what is evicted after one question is gone for the next.
+steps=(--policy tova --policy 'tova(newest=keep)' --policy 'h2o(variant=online)' --policy window)
+for score in key_norm key_diff 'window_attention(window=32)' observed_attention random; do
+  steps+=(--policy "score=$score budget=uniform select=topk act=drop schedule=step read=all")
+done
+steps+=(--policy "score=none budget=uniform select=sinks_recent(sinks=4) act=drop schedule=step read=all")
+if [ "${DECODE_PROMPTS:-10}" -gt 0 ]; then
+  for task in needle copy; do
+    "$kvgrind" validate --model "$model" --suite "$task" --protocol multi --prompts "${DECODE_PROMPTS:-10}" \
+      --length "$length" "${steps[@]}" --budget 0.5,0.3,0.2,0.1,0.05 --resamples 500 -o "$out/$task-decode" > /dev/null
+    sed -n '/^| task/,/^| '"$task"'/p' "$out/$task-decode/report.md"
+  done
+fi
