@@ -23,6 +23,11 @@ std::optional<Hit> Canvas::find(QPointF at) const {
   return std::nullopt;
 }
 
+QColor job_ink(const Look& look, std::size_t job) {
+  const QColor colour = QColor::fromRgb(job_colour(job));
+  return look.dark && colour.lightness() < 128 ? colour.lighter(165) : colour;
+}
+
 double text_width(const QFont& font, const QString& text) { return QFontMetricsF(font).horizontalAdvance(text); }
 double line_height(const QFont& font) { return QFontMetricsF(font).height(); }
 

@@ -45,6 +45,9 @@ struct Canvas {
   std::optional<Hit> find(QPointF at) const;
 };
 
+// A policy's colour for its name: lighter on dark ground, where the darker ones cannot be read.
+QColor job_ink(const Look& look, std::size_t job);
+
 // Helpers. Sizes in logical pixels.
 double text_width(const QFont& font, const QString& text);
 double line_height(const QFont& font);

@@ -20,6 +20,17 @@
 #include "gui/window/policies_panel.h"
 
 namespace kvgrind::gui {
+namespace {
+
+// A key that buttons, tables and fields use themselves (Space, letters, Home …): ours only while a view has the focus.
+bool is_plain(const QKeySequence& keys) {
+  if (keys.isEmpty() || (keys[0].keyboardModifiers() & ~Qt::ShiftModifier)) return false;
+  const Qt::Key key = keys[0].key();
+  return key < Qt::Key_Escape || key == Qt::Key_Home || key == Qt::Key_End || key == Qt::Key_PageUp ||
+         key == Qt::Key_PageDown;
+}
+
+}  // namespace
 
 QAction* MainWindow::add(const QString& menu, const QString& text, const QKeySequence& keys, Do what) {
   QMenu* into = nullptr;
@@ -28,6 +39,11 @@ QAction* MainWindow::add(const QString& menu, const QString& text, const QKeySeq
   if (!into) into = menuBar()->addMenu(menu);
   QAction* action = into->addAction(text);
   action->setShortcut(keys);
+  if (is_plain(keys)) {
+    action->setShortcutContext(Qt::WidgetWithChildrenShortcut);
+    tabs_->addAction(action);
+    if (const auto dock = docks_.find("Token text"); dock != docks_.end()) dock->second->widget()->addAction(action);
+  }
   connect(action, &QAction::triggered, this, std::move(what));
   actions_.push_back(action);
   return action;

@@ -109,7 +109,8 @@ double tile_cost(const ModelCard& card, const HeadData& head, const TileRequest&
     const double middle = 0.5 * static_cast<double>(*begin + *std::prev(end)) - static_cast<double>(request.key_begin);
     pairs = static_cast<double>(end - begin) * std::clamp(middle, 0.0, keys);
   }
-  return pairs * static_cast<double>(card.head_dim);
+  constexpr double exponential = 32;  // an exp and its pooling, in multiply-adds: of small heads they are most of it
+  return pairs * (static_cast<double>(card.head_dim) + exponential);
 }
 
 Tile compute_tile(const ModelCard& card, const HeadData& head, const TileRequest& request, std::int64_t stride,

@@ -16,7 +16,7 @@ namespace {
 
 using tests::wait_for;
 
-constexpr std::int64_t longest_silence_ms = 400;         // 33 are the aim; the machine that tests is shared
+constexpr std::int64_t longest_silence_ms = 1500;        // a freeze, even on a machine busy with other work
 constexpr std::int64_t most_growth_bytes = 812ll << 20;  // cache of tiles and 300 MiB
 
 class Long : public testing::Test {
@@ -45,11 +45,16 @@ TEST_F(Long, TilesEqualTheClosedForm) {
       EXPECT_NEAR(sinks->tile.value(r, k), made.weight(q, k), 1e-5 * made.weight(q, k) + 1e-9);
     EXPECT_NEAR(far->tile.value(r, needle % tile_side), made.weight(q, needle), 1e-5);
   }
+  // Far out: every n-th query, and it says so; columns that all queries look at are there.
+  const int top = TilePyramid::top_level(made.tokens);
+  const auto coarse = pyramid.load({.level = top}, {});
+  EXPECT_EQ(coarse->tile.source, replay::TileSource::sampled);
+  EXPECT_NE(coarse->tile.origin.find("sampled"), std::string::npos) << coarse->tile.origin;
+  EXPECT_GT(coarse->tile.value(100, 0), 0.5f * float(made.weight(101ll << top, 0)));
   // A needle of eight columns is still seen where a cell covers a thousand tokens.
-  const auto coarse = pyramid.load({.level = TilePyramid::top_level(made.tokens)}, {});
-  const std::int64_t cell = 1ll << TilePyramid::top_level(made.tokens);
-  EXPECT_GT(coarse->tile.value((made.tokens - 1) / cell, needle / cell),
-            0.9f * float(made.weight(made.tokens - 1, needle)));
+  const replay::Tile wide = session->attention_tile(
+      {.query_begin = made.tokens - 64, .query_end = made.tokens, .key_end = made.tokens, .cell = 1024});
+  EXPECT_NEAR(wide.value(0, needle / 1024), made.weight(made.tokens - 64, needle), 1e-5);
 }
 
 TEST_F(Long, EveryViewWithoutAFreeze) {

@@ -190,7 +190,7 @@ void Attention::strips(Canvas& c, const HeatAxes& axes) const {
     draw_text(c,
               QRectF(strip.right() + 6, strip.center().y() - line_height(small) / 2, colour_bar_width + 20,
                      line_height(small)),
-              QString::fromStdString(job.asked.policy), small, colour);
+              QString::fromStdString(job.asked.policy), small, job_ink(c.look, job.colour));
     c.hit(strip.adjusted(0, -1, 0, 1), [this, axes, &job, states](QPointF at) -> std::optional<Hit> {
       const auto k = std::int64_t(axes.column(at.x()));
       if (k < 0 || k >= tokens_) return std::nullopt;

@@ -199,8 +199,7 @@ void Kept::paint(Canvas& c, const QRectF& area, const ViewState& state) const {
                                        .arg(QString::fromStdString(band.name))
                                        .arg(band.kept)
                                        .arg(band.raster.rows() * band.raster.tokens());
-    draw_text(c, QRectF(frame.left(), top, frame.width(), title), words, c.look.font,
-              QColor::fromRgb(job_colour(band.colour)));
+    draw_text(c, QRectF(frame.left(), top, frame.width(), title), words, c.look.font, job_ink(c.look, band.colour));
     draw(c, band, axes, last);
   }
   c.plot = frame;

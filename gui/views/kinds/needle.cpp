@@ -70,7 +70,7 @@ void Needle::panel(Canvas& c, const QRectF& area, const QString& title, const QS
   const double height = line_height(c.look.font) + 2;
   const double name_width = std::min(area.width() * 0.45, text_width(c.look.bold(), title) + 10);
   draw_text(c, QRectF(area.left(), area.top(), name_width, height), title, c.look.bold(),
-            job ? QColor::fromRgb(job_colour(job->colour)) : c.look.ink);
+            job ? job_ink(c.look, job->colour) : c.look.ink);
   draw_text(c, QRectF(area.left() + name_width, area.top(), area.width() - name_width, height), verdict, c.look.small(),
             c.look.faint);
   const std::int64_t layers = data_.mass.mass.extent(0);
@@ -149,7 +149,7 @@ double Needle::lanes(Canvas& c, const QRectF& area) const {
     const double y = plot.top() + double(j) * lane;
     draw_text(c, QRectF(area.left(), y, name - 8, lane),
               j < data_.jobs.size() ? QString::fromStdString(data_.jobs[j].name) : QString("spans"), small,
-              j < data_.jobs.size() ? QColor::fromRgb(job_colour(data_.jobs[j].colour)) : c.look.faint);
+              j < data_.jobs.size() ? job_ink(c.look, data_.jobs[j].colour) : c.look.faint);
     for (std::size_t i = 0; i < data_.all.size(); ++i) {
       const SpanFate& fate = data_.all[i];
       const QRectF cell(plot.left() + double(i) * width, y, std::max(1.0, width - (width > 6 ? 1 : 0)), lane - 1);
