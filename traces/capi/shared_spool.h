@@ -88,6 +88,8 @@ class SpoolReader {
   SpoolReader(SpoolMemory& memory, int socket) : memory_(memory), socket_(socket) {}
   // The next message, waiting for it; null when the feeder is gone and nothing is left, or `stop` was set.
   const wire::Header* next(const std::atomic<bool>& stop);
+  // Nothing waits behind what was read so far.
+  bool idle() const { return memory_.control().published.load() == read_; }
   // All messages read so far may be overwritten.
   void release();
 

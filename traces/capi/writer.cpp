@@ -108,6 +108,10 @@ bool Writer::take(const wire::Header* header) {
   return !held_;
 }
 
+void Writer::settle() {
+  if (recorder_ && !ended_) recorder_->settle();
+}
+
 void Writer::open(const std::string& envelope_text) {
   const json::value envelope = parse_json(envelope_text, "opening a recording");
   const std::string path(envelope.at("path").get_string());
@@ -118,6 +122,7 @@ void Writer::open(const std::string& envelope_text) {
   plan.card = card_;
   plan.sequences = plan_.sequences;
   plan.spare_sequences = plan_.spare_sequences;
+  plan.on_commit = [this](std::int64_t rows) { control_.committed_rows.store(rows); };
   plan.provenance = plan_.provenance;
   plan_.sequences.resize(plan_.sequences.size() + static_cast<std::size_t>(plan_.spare_sequences));
   if (!texts_.empty())

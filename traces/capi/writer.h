@@ -20,6 +20,8 @@ class Writer {
   // One message. True when everything taken so far may be released; false while a pass of several sequences is held.
   bool take(const wire::Header* message);
   bool ended() const { return ended_; }
+  // Returns when all that was taken is in the file, as far as it can be committed.
+  void settle();
   const std::string& part() const { return part_; }
   // The feeder is gone or somebody asked for an end: what is whole is kept.
   void stop_early();

@@ -54,7 +54,9 @@ int main() {
           code = exit_code(Category::interrupted);
           break;
         }
-        if (writer.take(message)) reader.release();
+        if (!writer.take(message)) continue;
+        if (reader.idle()) writer.settle();  // whoever waits for us to be done finds it in the file
+        reader.release();
       }
       control.state.store(static_cast<std::uint32_t>(traces::WriterState::finished));
       if (code == exit_code(Category::interrupted) && stop_asked) {

@@ -325,6 +325,9 @@ void Recorder::interrupt() {
       state_->stop(StatusCode::interrupted);
   });
 }
+void Recorder::settle() {
+  state_->guarded([] {});
+}
 std::int64_t Recorder::committed_rows() const { return state_->landed; }
 
 }  // namespace kvgrind::traces

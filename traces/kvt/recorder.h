@@ -63,6 +63,8 @@ class Recorder final : public Tap {
     // For sources that learn what they are fed only as it comes: this many empty sequences stand behind `sequences`,
     // to be described (describe) before they are fed. Those never fed are not missing from anything.
     std::int64_t spare_sequences = 0;
+    // Told whenever more token rows can be relied on, by the thread that writes. May be null.
+    std::function<void(std::int64_t committed_rows)> on_commit;
     // Passes over contexts once more that will be shown (probe), and their rows: Σ statistics · keys.
     std::int64_t probes = 0, probe_rows = 0;
   };
@@ -120,6 +122,8 @@ class Recorder final : public Tap {
   // Stop early (Ctrl+C, disk full): commits what is complete, final state as given, keeps `.part` unless nothing is
   // missing.
   void interrupt();
+  // Rows whose commit is due are in the file when this returns. Error(write).
+  void settle();
   std::int64_t committed_rows() const;  // token rows that a reader of the file can rely on now
 
  private:

@@ -189,6 +189,7 @@ void Recorder::State::commit_range(Range& range) {
     file->append("tok_sums", 1, sums.data());
     file->commit(Stream::tok, row);
     landed = end;
+    if (plan.on_commit) plan.on_commit(end);
     if (rests) file->rest();
   });
   committed = range.end;
