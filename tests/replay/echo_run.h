@@ -82,6 +82,10 @@ class EchoRun final : public replay::RecordedRun {
   std::vector<float> attention_input_norm(std::int64_t s, std::int64_t layer) const override {
     return over(base_->attention_input_norm(s, layer), tail_.layers[static_cast<std::size_t>(layer)].attn_in_norm);
   }
+  std::vector<ProbeColumns> probes(std::int64_t s, std::int64_t layer, std::int64_t head,
+                                   ProbeKind kind) const override {
+    return base_->probes(s, layer, head, kind);
+  }
 
  protected:
   std::optional<Array<float, 2>> read_output_projection(std::int64_t layer) const override {
