@@ -5,9 +5,8 @@
 #include <algorithm>
 #include <limits>
 
-#include "kernels/rank/rank.h"
-#include "sim/engine/primitive.h"
 #include "sim/engine/priority.h"
+#include "sim/engine/whole_blocks.h"
 
 namespace kvgrind::sim::selects {
 namespace {
@@ -19,24 +18,14 @@ Selection select(const SelectContext& context) {
     --past;
   if (context.budget < n - past)
     return take_first(priority_order(context.slots, context.columns.s, {}, context.nan_scores), context.budget);
-  std::vector<float> window;
-  for (std::int64_t j = 0; j < past; j += size) window.push_back(context.columns.s[static_cast<std::size_t>(j)]);
   const std::int64_t over = std::max<std::int64_t>(0, n - context.budget);
-  const auto count = static_cast<std::int64_t>(window.size()) - (over + size - 1) / size;
+  const std::int64_t count = (past + size - 1) / size - (over + size - 1) / size;
   Selection out;
   for (std::int64_t j = past; j < n; ++j) {
     out.kept.push_back(static_cast<std::int32_t>(j));
     out.order.push_back(static_cast<std::int32_t>(j));
   }
-  std::int64_t taken = 0;
-  for (const std::int32_t w : kernels::rank_order(window, &context.nan_scores)) {
-    for (std::int64_t j = w * size; j < std::min(past, (w + 1) * size); ++j) {
-      out.order.push_back(static_cast<std::int32_t>(j));
-      if (taken < count) out.kept.push_back(static_cast<std::int32_t>(j));
-    }
-    ++taken;
-  }
-  std::sort(out.kept.begin(), out.kept.end());
+  take_whole_blocks(context, past, size, count, out);
   return out;
 }
 
