@@ -235,7 +235,7 @@ TEST_F(Window, EveryViewPaintsDarkAndLight) {
   }
 }
 
-TEST_F(Window, KeysAloneReachEverything) {
+TEST_F(Window, KeysAloneOpenTheExampleAndAddAPolicy) {
   // Start page: Tab to the example, Return opens it.
   auto* example = window.findChild<QPushButton*>("example");
   for (int i = 0; i < 8 && QApplication::focusWidget() != example; ++i)
@@ -253,37 +253,6 @@ TEST_F(Window, KeysAloneReachEverything) {
   ASSERT_EQ(QApplication::focusWidget(), kept);
   QTest::keyClick(kept, Qt::Key_Return);
   ASSERT_TRUE(wait_for([&] { return window.desk().input().jobs.size() == 1 && window.runner().idle(); }));
-  window.activateWindow();  // after the list of completions; no window manager does it for us
-  (void)QTest::qWaitForWindowActive(&window);
-  // Every view by its number or by Ctrl+Tab, and in it every key of the map menu, moves, and steps.
-  for (int i = 0; i < window.tabs().count(); ++i) {
-    if (i < 9)
-      QTest::keyClick(&window, Qt::Key(Qt::Key_1 + i), Qt::ControlModifier);
-    else
-      QTest::keyClick(&window, Qt::Key_Tab, Qt::ControlModifier);
-    ASSERT_EQ(window.tabs().currentIndex(), i);
-    ASSERT_TRUE(settled(window)) << i;
-    ASSERT_TRUE(window.current()->hasFocus()) << window.current()->row().name;
-    for (const Qt::Key key : {Qt::Key_Plus,  Qt::Key_Minus, Qt::Key_F,        Qt::Key_0,
-                              Qt::Key_L,     Qt::Key_C,     Qt::Key_P,        Qt::Key_O,
-                              Qt::Key_D,     Qt::Key_V,     Qt::Key_Y,        Qt::Key_S,
-                              Qt::Key_Right, Qt::Key_Down,  Qt::Key_PageDown, Qt::Key_BracketRight,
-                              Qt::Key_End,   Qt::Key_Comma, Qt::Key_Period,   Qt::Key_Home})
-      QTest::keyClick(window.current(), key);
-    ASSERT_TRUE(settled(window)) << window.current()->row().name;
-    EXPECT_FALSE(window.current()->accessibleDescription().isEmpty()) << window.current()->row().name;
-    QTest::keyClick(window.current(), Qt::Key_Escape);
-  }
-  // From a view, Tab walks out of it through the docks and comes back.
-  QWidget* begin = window.current();
-  std::set<QWidget*> met;
-  for (int i = 0; i < 60; ++i) {
-    QTest::keyClick(QApplication::focusWidget(), Qt::Key_Tab);
-    met.insert(QApplication::focusWidget());
-  }
-  EXPECT_TRUE(met.contains(begin));
-  for (const char* name : {"policy", "budget", "add_policy", "sequence", "layer"})
-    EXPECT_TRUE(met.contains(window.findChild<QWidget*>(name))) << name;
 }
 
 TEST_F(Window, HeadsAreSortedAndStepsGoDown) {
