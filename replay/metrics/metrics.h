@@ -34,6 +34,9 @@ struct TallyTable {
 MetricMap figures(const TallyTable& table, const std::vector<MeasuredSet>& sets,
                   std::vector<std::string>& not_measured);
 
+// What reports rank by where there is no closed loop: the best predictor of dprob found (replay/guide/trust.md).
+inline constexpr const char* default_headline = "predicted_dprob.answer";
+
 constexpr double shift_weight = 2.0;  // D = max(S, 2E); chosen in the study named in the README
 
 // What a query's answer is predicted to suffer: odds of the right token fall by e^-m, m = 10·(2·shift + g·lost), shift

@@ -145,8 +145,8 @@ Comparison compare_results(const std::vector<traces::ResultRow>& a, const std::v
 
   std::vector<std::string> metrics = options.metrics;
   if (metrics.empty()) {
-    for (const char* name : {"dprob", "D.answer", "D.all", "S.answer", "E.answer", "recall.answer", "recall.all",
-                             "answer_exact", "dnll", "stored_frac"})
+    for (const char* name : {"dprob", "predicted_dprob.answer", "D.answer", "D.all", "S.answer", "E.answer",
+                             "recall.answer", "recall.all", "answer_exact", "dnll", "stored_frac"})
       metrics.emplace_back(name);
     for (const Threshold& threshold : thresholds)
       if (std::find(metrics.begin(), metrics.end(), threshold.metric) == metrics.end())

@@ -119,12 +119,13 @@ std::string axis_words(const std::string& name) {
   if (name == "stored_frac") return "bytes stored, share of the full cache";
   if (name == "touched_frac") return "bytes read per step, share of the full cache";
   const std::string figure = name.substr(0, name.find('.'));
-  const char* meaning = figure == "D"        ? "predicted loss, max(S, 2E)"
-                        : figure == "S"      ? "lost look-ups"
-                        : figure == "E"      ? "output shift"
-                        : figure == "recall" ? "attention mass kept"
-                        : figure == "dprob"  ? "probability lost on the right token"
-                                             : "";
+  const char* meaning = figure == "predicted_dprob" ? "predicted loss of probability"
+                        : figure == "D"             ? "max(S, 2E)"
+                        : figure == "S"             ? "lost look-ups"
+                        : figure == "E"             ? "output shift"
+                        : figure == "recall"        ? "attention mass kept"
+                        : figure == "dprob"         ? "probability lost on the right token"
+                                                    : "";
   return *meaning ? fmt::format("{}: {}", name, meaning) : name;
 }
 

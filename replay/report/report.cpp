@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "core/policy_line.h"
+#include "replay/metrics/metrics.h"
 #include "replay/report/bootstrap.h"
 #include "replay/statistics/ranks.h"
 #include "sim/engine/policy.h"
@@ -51,10 +52,11 @@ std::pair<int, double> amount_order(const traces::ResultRow& row) {
 
 std::string choose_headline(const std::vector<const traces::ResultRow*>& rows, const std::string& asked) {
   if (!asked.empty()) return asked;
-  for (const char* name : {"dprob", "D.answer", "D.all", "S.answer", "S.all", "recall.answer", "recall.all"})
+  for (const char* name : {"dprob", default_headline, "D.answer", "predicted_dprob.all", "D.all", "S.answer", "S.all",
+                           "recall.answer", "recall.all"})
     for (const traces::ResultRow* row : rows)
       if (!std::isnan(field(*row, name))) return name;
-  return "D.answer";
+  return default_headline;
 }
 
 std::vector<std::string> choose_columns(const std::vector<const traces::ResultRow*>& rows, const std::string& headline,
@@ -84,16 +86,14 @@ std::vector<std::string> choose_columns(const std::vector<const traces::ResultRo
 
 using Rows = std::vector<const traces::ResultRow*>;
 
-// Whether a policy's rows store more than a fraction asks for, beyond rounding and what scales and protected tokens
-// add.
-bool over_budget(const Rows& rows) {
+bool rows_over_budget(const Rows& rows) {
   double stored = 0, n = 0;
   for (const traces::ResultRow* row : rows)
     if (row->status == "ok" && !std::isnan(row->stored_frac)) stored += row->stored_frac, ++n;
   const double keep = rows.front()->budget_keep      ? *rows.front()->budget_keep
                       : rows.front()->budget_removed ? 1 - *rows.front()->budget_removed
                                                      : nan;
-  return n > 0 && stored / n > 1.1 * keep + 0.01;
+  return n > 0 && over_budget(stored / n, keep);
 }
 
 // What the bootstrap draws: contexts; sequences when all of them share one context.
@@ -245,7 +245,7 @@ void Builder::add_table(const Rows& rows) {
     }
     for (const traces::ResultRow* row : own)
       out.failed += row->status != "ok" || std::isnan(field(*row, table.headline));
-    if (out.standing == Standing::ranked && over_budget(own)) out.standing = Standing::over;
+    if (out.standing == Standing::ranked && rows_over_budget(own)) out.standing = Standing::over;
     warn_of_rows(table, out.preset, own);
     table.rows.push_back(std::move(out));
   }
@@ -282,6 +282,8 @@ void Builder::add_table(const Rows& rows) {
 }
 
 }  // namespace
+
+bool over_budget(double stored_frac, double keep) { return stored_frac > 1.1 * keep + 0.01; }
 
 bool higher_is_better(std::string_view metric) {
   for (const std::string_view start :

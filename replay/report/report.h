@@ -21,7 +21,7 @@ struct Estimate {
 };
 
 struct ReportOptions {
-  std::string headline;              // ranks by this; empty = dprob (closed loop), D.answer, else D.all, S, recall
+  std::string headline;              // ranks by this; empty = dprob (closed loop), predicted_dprob, else D, S, recall
   std::vector<std::string> metrics;  // columns after it; empty = those that are there of the usual ones
   std::vector<std::string> budgets;  // only these amounts (as in budget_asked); empty = all
   std::string protocol;              // only this; empty = all, in lists of their own
@@ -29,6 +29,9 @@ struct ReportOptions {
   std::uint64_t seed = 1;
   double confidence = 0.95;
 };
+
+// Stores more than the fraction `keep`, beyond rounding and what scales and protected tokens add.
+bool over_budget(double stored_frac, double keep);
 
 // over: stores more than the budget (methods of fixed size, retrieval, codes of the rest), so it is not ranked beside
 // those that keep to it; reference: full, random (null), oracles.

@@ -149,7 +149,7 @@ std::vector<Decision> decisions(const std::vector<Cell>& cells) {
   for (const std::string& amount : amounts_of(cells)) {
     std::vector<const Cell*> contenders;
     for (const Cell* cell : with_amount(cells, amount))
-      if (!cell->aware && !cell->oracle) contenders.push_back(cell);
+      if (!cell->aware && !cell->oracle && !cell->over) contenders.push_back(cell);
     if (contenders.empty()) continue;
     const auto prompts = all_prompts(contenders);
     const auto lowest = [&](auto value) {

@@ -14,6 +14,7 @@ struct Cell {
   std::string amount;                                 // "0.2"
   bool aware = false;                                 // saw the question: ranked in lists of its own
   bool oracle = false;                                // knows the future: no contender in the decision test
+  bool over = false;  // stores more than was asked for: no contender either, or mild codes would win every amount
   std::vector<double> truth;                          // [prompts] loss of probability on the right token
   std::map<std::string, std::vector<double>> figure;  // metric → [prompts]; higher = worse
 };
@@ -45,7 +46,7 @@ struct AgreementOptions {
 // Pooled first, then one per amount, for every figure that all cells carry.
 std::vector<Agreement> agreement(const std::vector<Cell>& cells, const AgreementOptions& options);
 
-// At each amount: the method with the lowest figure, and what choosing it gives away against the best one.
+// At each amount, among those that keep to it: the method with the lowest figure, and what choosing it gives away against the best one.
 struct Decision {
   std::string figure, amount, chosen, best;
   double given_away = 0;  // truth(chosen) − truth(best), mean over prompts

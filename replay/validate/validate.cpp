@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cmath>
 #include <map>
+#include <numeric>
 #include <set>
 #include <utility>
 
@@ -13,6 +14,7 @@
 #include "replay/eval/eval.h"
 #include "replay/open_loop/recorded_run.h"
 #include "replay/record/record.h"
+#include "replay/report/report.h"
 #include "replay/sweep/sweep.h"
 #include "traces/kvt/trace.h"
 #include "traces/results/results_file.h"
@@ -217,6 +219,7 @@ class Task {
       Cell cell;
       cell.method = key.first;
       cell.amount = key.second;
+      const auto& asked = open_prompts.at(0).front().budget_keep;
       for (std::size_t p = 0; p < done_; ++p) {
         const auto& open_rows = open_prompts.at(p);
         const auto& closed_rows = closed_prompts.at(p);
@@ -232,6 +235,10 @@ class Task {
           }));
         }
       }
+      const std::vector<double>& removed = cell.figure["removed_bytes"];
+      const double stored =
+          1 - std::accumulate(removed.begin(), removed.end(), 0.0) / static_cast<double>(removed.size());
+      cell.over = asked && over_budget(stored, *asked);
       // A figure that is unknown for every prompt (no needle, no far keys) tells nothing.
       std::erase_if(cell.figure, [](const auto& figure) {
         return std::all_of(figure.second.begin(), figure.second.end(), [](double x) { return std::isnan(x); });

@@ -12,6 +12,7 @@
 #include "core/json.h"
 #include "core/progress.h"
 #include "replay/closed_loop/closed_loop.h"
+#include "replay/metrics/metrics.h"
 #include "replay/suite/suite.h"
 #include "replay/validate/validation_report.h"
 #include "sim/engine/policy.h"
@@ -34,7 +35,7 @@ struct ValidateRequest {
   std::int64_t batch_prompts = 10;  // recorded at once, then replayed and deleted
   double stop_after_s = 0;          // no batch is begun after that; the report is on the prompts done. 0 = no limit
   std::int64_t resamples = 1000;
-  std::string headline = "D.answer";
+  std::string headline = default_headline;
   std::string command;
 };
 

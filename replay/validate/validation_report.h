@@ -21,7 +21,7 @@ struct TaskValidation {
 
 struct Validation {
   std::string model_name, model_hash, command;
-  std::string headline;     // the figure shown first, e.g. "D.answer"
+  std::string headline;     // the figure shown first, e.g. "predicted_dprob.answer"
   std::string null_figure;  // removed bytes alone
   std::vector<TaskValidation> tasks;
 };

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The experiment behind replay/guide/trust.md: 30 methods × 6 budgets × 50 prompts a task, both loops, on a model whose
+# The experiment behind replay/guide/trust.md: 28 methods × 6 budgets × 50 prompts a task, both loops, on a model whose
 # prompt forms the suites use. From the repository root:
 #   tests/bench/validate.sh [MODEL [OUT [PROMPTS [LENGTH]]]]
 # Interrupted runs go on where they were. About 25 minutes of one core a task on tiny-3m. Then, on DECODE_PROMPTS prompts
@@ -10,11 +10,11 @@ model=${1:-traces/examples/tiny-3m} out=${2:-validate-out} prompts=${3:-50} leng
 kvgrind=${KVGRIND:-build/bin/kvgrind}
 policies=()
 for preset in random window streamingllm snapkv pyramidkv knorm keydiff expected_attention observed \
-    'h2o(variant=prefill)' lagkv cur cap adakv criticalkv chunkkv merging expected_adakv tova 'h2o(variant=online)'; do
+    'h2o(variant=prefill)' lagkv cur cap adakv criticalkv chunkkv merging expected_adakv; do
   policies+=(--policy "$preset")
 done
 tail='schedule=prefill_end read=all'
-for code in 'bits=8,group=32,axis=token' 'bits=4,group=32,axis=token' 'bits=2,group=32,axis=channel' \
+for code in 'format=e4m3' 'bits=4,group=32,axis=token' 'bits=2,group=32,axis=key_channel' \
     'bits=1,group=32,axis=channel'; do  # what is kept stays exact, the rest is coded
   for score in expected_attention random; do
     policies+=(--policy "score=$score budget=uniform select=topk act=code($code,of=rest) $tail")

@@ -44,12 +44,13 @@ TEST(Agreement, TellsAGoodFigureFromNoise) {
 }
 
 TEST(Agreement, DecisionGivesAwayTheDifference) {
-  std::vector<Cell> cells(3);
-  const double truth[] = {0.1, 0.3, 0.0}, figure[] = {0.2, 0.1, 0.0};
-  for (std::size_t i = 0; i < 3; ++i)
+  std::vector<Cell> cells(4);
+  const double truth[] = {0.1, 0.3, 0.0, 0.0}, figure[] = {0.2, 0.1, 0.0, 0.0};
+  for (std::size_t i = 0; i < 4; ++i)
     cells[i] = {.method = "m" + std::to_string(i),
                 .amount = "0.5",
                 .oracle = i == 2,
+                .over = i == 3,
                 .truth = {truth[i], truth[i]},
                 .figure = {{"f", {figure[i], figure[i]}}}};
   const auto chosen = decisions(cells);

@@ -45,7 +45,7 @@ Action declare(Options& options) {
   auto asked = std::make_shared<Asked>();
   options.positionals("file", asked->files, "result files");
   options.choice("--format", asked->format, {"table", "csv", "json", "md"}, "of the output");
-  options.text("--headline", asked->headline, "the metric that ranks; default D.answer, or the nearest there is");
+  options.text("--headline", asked->headline, "the metric that ranks; default predicted_dprob.answer, or the nearest there is");
   options.texts("--metric", asked->metrics, "further columns; may be repeated");
   options.texts("--budget", asked->budgets, "only this budget, as it was asked; may be repeated");
   options.choice("--protocol", asked->protocol, {"", "blind", "aware"}, "only this protocol");

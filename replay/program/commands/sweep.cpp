@@ -6,6 +6,7 @@
 #include <cstdlib>
 
 #include "core/error.h"
+#include "replay/metrics/metrics.h"
 #include "replay/program/command.h"
 #include "replay/program/grid_options.h"
 #include "replay/program/open_run.h"
@@ -102,7 +103,8 @@ int run(const Asked& asked, Console& console) {
   options.plans = asked.plans;
   options.anonymous = asked.anonymous;
   options.provenance = command_provenance(asked.anonymous);
-  const TrustFound trust = trust_for(asked.trust_file, {asked.out, asked.trace}, trace->card().model_hash, "D.answer");
+  const TrustFound trust =
+      trust_for(asked.trust_file, {asked.out, asked.trace}, trace->card().model_hash, replay::default_headline);
   const replay::SweepOutcome outcome = replay::run_sweep(recorded, grid, options, console.progress(), console.cancel());
   console.end_progress();
   for (const std::string& message : outcome.messages) console.warn(message);

@@ -17,7 +17,7 @@ namespace kvgrind::program {
 namespace {
 
 struct Asked {
-  std::string model, folder, headline = "D.answer", protocol = "blind";
+  std::string model, folder, headline = replay::default_headline, protocol = "blind";
   std::string device = "auto";
   SuiteFlags suite;
   std::vector<std::string> policies, calibrations, budgets, removed, seeds;
