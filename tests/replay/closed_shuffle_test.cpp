@@ -73,12 +73,17 @@ class ClosedShuffle : public ::testing::Test {
     signals_ = std::make_shared<LiveSignals>(tiny(), std::vector<Segment>{{Role::context, 0, n}}, prompt_.spans);
     (void)sim::prefill(*tiny(), {.ids = prompt_.context, .cache = full_.get(), .tap = signals_.get()});
     signals_->set_full_cache(full_.get());
+    const auto passes = std::make_shared<ProbeStore>();
+    for (const ProbeKind kind : {ProbeKind::repeat, ProbeKind::reread, ProbeKind::episode})
+      run_probes({*tiny(), {}, *full_, 512}, {prompt_.context, 0, prompt_.spans}, {}, kind, *passes);
+    probes_ = passes;
   }
 
   // Logits of all tail tokens over the policy's cache, slots in order or not.
   std::vector<float> logits(const sim::PolicyPtr& policy, bool shuffled) const {
     const auto n = static_cast<std::int64_t>(prompt_.context.size());
     LiveSignals signals(tiny(), {{Role::context, 0, n}}, prompt_.spans, signals_);
+    signals.set_probes(probes_);
     PolicyCache cache(cache_at_start(*policy, *full_), {policy, {sim::Amount::Kind::fraction, 0.4}, 3, 0}, signals);
     compress(*policy, cache, *full_, {n, n, Role::context});
     sim::CacheState settled(cache.state());
@@ -105,6 +110,7 @@ class ClosedShuffle : public ::testing::Test {
   std::vector<std::int32_t> tail_;
   std::unique_ptr<sim::CacheState> full_;
   std::shared_ptr<LiveSignals> signals_;
+  std::shared_ptr<const ProbeStore> probes_;
 };
 
 TEST_F(ClosedShuffle, ChangesNoLogitOfAnyPreset) {

@@ -115,6 +115,10 @@ class ExitCodes(ProgramTest):
 
     def test_terminals(self):
         import fcntl, os, pty, struct, termios
+        try:
+            os.close(pty.openpty()[1])
+        except OSError as missing:
+            self.skipTest(f"no terminal can be had here: {missing}")
         def seen(line, columns, **more):
             leader, terminal = pty.openpty()
             fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
