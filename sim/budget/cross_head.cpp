@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "sim/budget/rounding.h"
 #include "sim/engine/share_out.h"
 
 namespace kvgrind::sim::budgets {
@@ -43,13 +44,7 @@ const BudgetRow cross_head = {
     .source = "arXiv 2407.11550; FFY0/AdaKV; NVIDIA/kvpress adakv_press.py",
     .help = "heads of a layer compete for its tokens, above a floor",
     .params = {{"floor", ParamType::number, "0.2", "share of a head's equal part that is its own", 0, 1},
-               {"rounding",
-                ParamType::word,
-                "exact",
-                "exact: heads sum to the layer's amount; official: as published",
-                -1e300,
-                1e300,
-                {"exact", "official"}}},
+               rounding_row("exact: heads sum to the layer's amount; official: as published")},
     .needs = {},
     .scope = Scope::layer,
     .count = CountClass::threshold,

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "sim/budget/rounding.h"
 #include "sim/engine/apportion.h"
 #include "sim/engine/primitive.h"
 
@@ -96,13 +97,7 @@ const BudgetRow density_shares = {
     .help = "more for layers whose attention is spread",
     .params = {{"first", ParamType::integer, "0", "first layers that keep everything", 0, 1e6},
                {"last", ParamType::integer, "0", "last layers that keep everything", 0, 1e6},
-               {"rounding",
-                ParamType::word,
-                "exact",
-                "exact: layers sum to the amount; official: as published",
-                -1e300,
-                1e300,
-                {"exact", "official"}}},
+               rounding_row("exact: layers sum to the amount; official: as published")},
     .needs = {},
     .scope = Scope::model,
     .count = CountClass::threshold,

@@ -13,6 +13,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "sim/budget/rounding.h"
 #include "sim/engine/apportion.h"
 #include "sim/engine/primitive.h"
 
@@ -102,13 +103,7 @@ const BudgetRow entropy_classes = {
     .help = "heads that carry more information get twice the tokens of the others",
     .params = {{"stages", ParamType::boolean, "off", "layers grouped where their entropy falls, less for later ones"},
                {"fall", ParamType::number, "1", "of the entropy (in percent) at which a stage ends", 0, 1e6},
-               {"rounding",
-                ParamType::word,
-                "exact",
-                "exact: the model sums to the amount; official: as published",
-                -1e300,
-                1e300,
-                {"exact", "official"}},
+               rounding_row("exact: the model sums to the amount; official: as published"),
                {"calib", ParamType::calibration, "\"\"", "what kvgrind fit uncomp wrote", -1e300, 1e300, {"uncomp"}}},
     .needs = {},
     .scope = Scope::model,

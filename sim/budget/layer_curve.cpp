@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "sim/budget/rounding.h"
 #include "sim/engine/apportion.h"
 #include "sim/engine/fitted_shares.h"
 
@@ -48,13 +49,7 @@ const BudgetRow layer_curve = {
     .source = "arXiv 2412.03409; THU-MIG/PrefixKV",
     .help = "layers keep what was fitted for them at the amount's level",
     .params =
-        {{"rounding",
-          ParamType::word,
-          "exact",
-          "exact: layers sum to the amount; official: each rounded by itself",
-          -1e300,
-          1e300,
-          {"exact", "official"}},
+        {rounding_row("exact: layers sum to the amount; official: each rounded by itself"),
          {"calib", ParamType::calibration, "\"\"", "what kvgrind fit prefixkv wrote", -1e300, 1e300, {"prefixkv"}}},
     .needs = {},
     .scope = Scope::model,

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "sim/budget/rounding.h"
 #include "sim/engine/apportion.h"
 #include "sim/engine/primitive.h"
 
@@ -100,13 +101,7 @@ const BudgetRow layer_importance = {
     .params =
         {{"least", ParamType::integer, "32", "tokens that every layer has", 0, 1e9},
          {"most", ParamType::number, "3", "times the equal part that a layer may have", 1, 1e6},
-         {"rounding",
-          ParamType::word,
-          "exact",
-          "exact: by the largest remainder; official: as published",
-          -1e300,
-          1e300,
-          {"exact", "official"}},
+         rounding_row("exact: by the largest remainder; official: as published"),
          {"calib", ParamType::calibration, "\"\"", "what kvgrind fit compresskv wrote", -1e300, 1e300, {"compresskv"}}},
     .needs = {},
     .scope = Scope::model,

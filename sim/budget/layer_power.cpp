@@ -12,6 +12,7 @@
 #include <numeric>
 
 #include "core/error.h"
+#include "sim/budget/rounding.h"
 #include "sim/engine/apportion.h"
 #include "sim/engine/share_out.h"
 
@@ -86,13 +87,7 @@ const BudgetRow layer_power = {
                 -1e300,
                 1e300,
                 {"pair", "uniform"}},
-               {"rounding",
-                ParamType::word,
-                "exact",
-                "exact: layers sum to the amount; official: as published",
-                -1e300,
-                1e300,
-                {"exact", "official"}}},
+               rounding_row("exact: layers sum to the amount; official: as published")},
     .needs = {},
     .scope = Scope::model,
     .count = CountClass::threshold,

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "sim/budget/rounding.h"
 #include "sim/engine/apportion.h"
 #include "sim/engine/primitive.h"
 
@@ -54,13 +55,7 @@ const BudgetRow layer_steps = {
     .help = "groups of layers share a budget that falls in equal steps",
     .params = {{"layers", ParamType::integer, "8", "layers of a group", 1, 1e6},
                {"beta", ParamType::number, "14", "the last group's share is layers / beta", 1, 1e6},
-               {"rounding",
-                ParamType::word,
-                "exact",
-                "exact: layers sum to the amount; official: as published",
-                -1e300,
-                1e300,
-                {"exact", "official"}}},
+               rounding_row("exact: layers sum to the amount; official: as published")},
     .needs = {},
     .scope = Scope::model,
     .count = CountClass::threshold,

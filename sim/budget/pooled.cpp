@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "sim/budget/rounding.h"
 #include "sim/engine/share_out.h"
 
 namespace kvgrind::sim::budgets {
@@ -94,13 +95,7 @@ const BudgetRow pooled = {
                 -1e300,
                 1e300,
                 {"removed", "kept"}},
-               {"rounding",
-                ParamType::word,
-                "exact",
-                "official: what is above the k-th best score, one fewer",
-                -1e300,
-                1e300,
-                {"exact", "official"}}},
+               rounding_row("official: what is above the k-th best score, one fewer")},
     .needs = {},
     .scope = Scope::model,
     .count = CountClass::threshold,

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "sim/budget/rounding.h"
 #include "sim/engine/apportion.h"
 #include "sim/engine/primitive.h"
 
@@ -92,13 +93,7 @@ const BudgetRow preference = {
     .params = {{"window", ParamType::integer, "32", "the score's window, which every layer keeps", 0, 65536},
                {"tau1", ParamType::number, "1", "the entropy counts by the power 1/tau1", 1e-3, 1e6},
                {"tau2", ParamType::number, "1", "the shift counts by the power 1/tau2", 1e-3, 1e6},
-               {"rounding",
-                ParamType::word,
-                "exact",
-                "exact: excess is shared by preference; official: as published",
-                -1e300,
-                1e300,
-                {"exact", "official"}}},
+               rounding_row("exact: excess is shared by preference; official: as published")},
     .needs = {},
     .scope = Scope::model,
     .count = CountClass::threshold,
