@@ -28,10 +28,12 @@ DeviceInfo device_info(int device);  // Error(unavailable) when it is not there
 void use_device(int device);         // for the calling thread
 int current_device();                // of the calling thread; 0 without CUDA
 
-// Another device for the calling thread, for a while.
+// Another device for the calling thread, for a while. A negative device is the host: then no driver is asked.
 class DeviceGuard {
  public:
-  explicit DeviceGuard(int device) : before_(current_device()) {
+  explicit DeviceGuard(int device) {
+    if (device < 0) return;
+    before_ = current_device();
     if (device != before_) use_device(device);
     changed_ = device != before_;
   }
@@ -46,7 +48,7 @@ class DeviceGuard {
   DeviceGuard& operator=(const DeviceGuard&) = delete;
 
  private:
-  int before_;
+  int before_ = 0;
   bool changed_ = false;
 };
 

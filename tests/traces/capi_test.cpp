@@ -117,6 +117,8 @@ TEST_F(CApi, Null) {
   EXPECT_EQ(kvg_close(nullptr), KVG_USAGE);
   EXPECT_EQ(kvg_interrupt(nullptr), KVG_USAGE);
   EXPECT_EQ(kvg_lse(nullptr, 0, nullptr), KVG_USAGE);
+  const kvg_lse_params host{.size = sizeof host};
+  EXPECT_EQ(kvg_lse(&host, -1, nullptr), KVG_USAGE);
   kvg_free(nullptr);
   start();
   EXPECT_EQ(kvg_token_text(recorder_, nullptr, nullptr, 1), KVG_USAGE);

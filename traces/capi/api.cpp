@@ -200,6 +200,11 @@ int kvg_lse(const kvg_lse_params* params, int32_t device, void* stream) {
   if (params == nullptr) return null_argument("parameters");
   return guarded([&] {
     const kvg_lse_params p = complete(params);
+    if (device < 0)
+      throw Error(Category::usage, {.doing = "computing log-sum-exp",
+                                    .found = fmt::format("device {}", device),
+                                    .expected = "a CUDA device",
+                                    .next = "on the host, give recorded passes the model's own values"});
     const kvgrind::kernels::DeviceGuard guard(device);
     kvgrind::kernels::AttentionPrefill a;
     a.shape = {.dtype = dtype_of(p.dtype),

@@ -177,7 +177,7 @@ void Client::layer(std::int64_t layer, const kvg_layer_part* parts, int device, 
 
   // Packed where it lies, as the message wants it; from a device that is one block for the copy engine.
   const bool host = device < 0;
-  const kernels::DeviceGuard guard(host ? kernels::current_device() : device);
+  const kernels::DeviceGuard guard(device);
   auto* run = static_cast<kernels::DeviceStream>(stream);
   DeviceLane* out = host ? nullptr : &lane(device);
   const std::int64_t payload = places.size_bytes - body.k_at;
