@@ -116,10 +116,13 @@ std::vector<std::int32_t> rank_order(std::span<const float> score, std::int64_t*
   Scratch memory;
   if (score.size() < 512) {  // below this, clearing the histograms costs more than comparing
     const std::uint32_t* key = keys_of(score, nan_count, memory, [](std::uint32_t) {});
+    std::array<std::uint64_t, 512> ranked;  // key, then index
+    for (std::size_t i = 0; i < score.size(); ++i) ranked[i] = std::uint64_t{key[i]} << 32 | i;
+    const auto end = ranked.begin() + static_cast<std::ptrdiff_t>(score.size());
+    std::sort(ranked.begin(), end);
     std::vector<std::int32_t> order(score.size());
-    std::iota(order.begin(), order.end(), 0);
-    std::sort(order.begin(), order.end(),
-              [&](std::int32_t a, std::int32_t b) { return key[a] != key[b] ? key[a] < key[b] : a < b; });
+    std::transform(ranked.begin(), end, order.begin(),
+                   [](std::uint64_t one) { return static_cast<std::int32_t>(one); });
     return order;
   }
   std::array<Histogram, 3> count{};
