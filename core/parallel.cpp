@@ -7,14 +7,15 @@
 #include <oneapi/tbb/task_arena.h>
 
 #include <algorithm>
+#include <atomic>
 #include <memory>
 #include <mutex>
 
 namespace kvgrind {
 namespace {
 struct Pool {
-  std::mutex mutex;
-  int threads = std::max(1, oneapi::tbb::info::default_concurrency());
+  std::mutex mutex;  // of limit
+  std::atomic<int> threads = std::max(1, oneapi::tbb::info::default_concurrency());
   std::unique_ptr<oneapi::tbb::global_control> limit;
 };
 Pool& pool() {
@@ -23,22 +24,18 @@ Pool& pool() {
 }
 }  // namespace
 
-int thread_count() {
-  const std::lock_guard lock(pool().mutex);
-  return pool().threads;
-}
+int thread_count() { return pool().threads; }
 
 void set_thread_count(int n) {
   const std::lock_guard lock(pool().mutex);
   pool().threads = n > 0 ? n : std::max(1, oneapi::tbb::info::default_concurrency());
-  pool().limit = std::make_unique<oneapi::tbb::global_control>(
-      oneapi::tbb::global_control::max_allowed_parallelism, static_cast<std::size_t>(pool().threads));
+  pool().limit = std::make_unique<oneapi::tbb::global_control>(oneapi::tbb::global_control::max_allowed_parallelism,
+                                                               static_cast<std::size_t>(pool().threads.load()));
 }
 
-void detail::parallel_for_erased(std::int64_t n, std::int64_t grain, void (*call)(void*, std::int64_t),
-                                 void* context) {
+void detail::parallel_for_erased(std::int64_t n, std::int64_t grain, void (*call)(void*, std::int64_t), void* context) {
   if (n <= 0) return;
-  if (n == 1 || thread_count() == 1) {
+  if (n <= std::max<std::int64_t>(1, grain) || thread_count() == 1) {
     for (std::int64_t i = 0; i < n; ++i) call(context, i);
     return;
   }
