@@ -14,15 +14,21 @@
 namespace kvgrind::sim {
 namespace {
 
+// Stretches of what stays move as a whole.
 template <class T>
 void keep_entries(std::vector<T>& values, const std::vector<std::uint8_t>& keep, std::size_t width) {
   std::size_t to = 0;
-  for (std::size_t from = 0; from < keep.size(); ++from) {
-    if (!keep[from]) continue;
-    if (to != from)
-      std::copy_n(values.begin() + static_cast<std::ptrdiff_t>(from * width), width,
-                  values.begin() + static_cast<std::ptrdiff_t>(to * width));
-    ++to;
+  for (std::size_t from = 0; from < keep.size();) {
+    const bool stays = keep[from] != 0;
+    std::size_t end = from + 1;
+    while (end < keep.size() && (keep[end] != 0) == stays) ++end;
+    if (stays) {
+      if (to != from)
+        std::copy_n(values.begin() + static_cast<std::ptrdiff_t>(from * width), (end - from) * width,
+                    values.begin() + static_cast<std::ptrdiff_t>(to * width));
+      to += end - from;
+    }
+    from = end;
   }
   values.resize(to * width);
 }

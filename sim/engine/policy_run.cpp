@@ -104,8 +104,10 @@ struct PolicyRun::State {
   // The groups that one firing decides on.
   struct Work {
     std::int64_t layer = 0, group = 0, first_slot = 0;  // slots below first_slot stay
-    GroupSlots slots;                                   // the others, without K and V
-    Columns columns;
+    const GroupSlots* slots = nullptr;                  // the others: the group's own, or later_slots without K and V
+    const Columns* columns = nullptr;                   // theirs: the group's own, or later_columns
+    GroupSlots later_slots;
+    Columns later_columns;
     Selection selection;  // over all slots
     GroupPlan plan;
   };
@@ -117,19 +119,25 @@ struct PolicyRun::State {
       work.first_slot = std::lower_bound(slots.position.begin(), slots.position.end(), last) - slots.position.begin();
     }
     const Columns& all = columns[at(work.layer, work.group)];
+    work.slots = &slots;
+    work.columns = &all;
+    if (work.first_slot == 0) return;
     const auto from = static_cast<std::ptrdiff_t>(work.first_slot);
     const auto tail = [from](const auto& list) {
       return std::decay_t<decltype(list)>(list.begin() + from, list.end());
     };
-    work.slots.head_dim = slots.head_dim;
-    work.slots.position = tail(slots.position);
-    work.slots.rotary = tail(slots.rotary);
-    work.slots.count = tail(slots.count);
-    work.slots.k_state = tail(slots.k_state);
-    work.slots.v_state = tail(slots.v_state);
-    work.columns.s = tail(all.s);
-    for (const auto& [name, column] : all.extra) work.columns.extra[name] = tail(column);
-    work.columns.figures = all.figures;
+    GroupSlots& later = work.later_slots;
+    later.head_dim = slots.head_dim;
+    later.position = tail(slots.position);
+    later.rotary = tail(slots.rotary);
+    later.count = tail(slots.count);
+    later.k_state = tail(slots.k_state);
+    later.v_state = tail(slots.v_state);
+    work.later_columns.s = tail(all.s);
+    for (const auto& [name, column] : all.extra) work.later_columns.extra[name] = tail(column);
+    work.later_columns.figures = all.figures;
+    work.slots = &later;
+    work.columns = &work.later_columns;
   }
 
   void allocate(std::vector<Work>& work, const Moment& moment) {
@@ -139,8 +147,8 @@ struct PolicyRun::State {
       std::int64_t tokens = cache.reach(layer);
       if (only_new(layer)) tokens = std::min(tokens, moment.tokens - fired_at[static_cast<std::size_t>(layer)]);
       const BaseAmount base = base_amount(setup.amount, tokens, cache.card(), cache.heads());
-      groups[w] = {layer,     work[w].group,     tokens, work[w].slots.size(), base.tokens,
-                   base.real, work[w].columns.s, 0,      &work[w].columns};
+      groups[w] = {layer,     work[w].group,      tokens, work[w].slots->size(), base.tokens,
+                   base.real, work[w].columns->s, 0,      work[w].columns};
     }
     const Scope scope = policy().budget_row().scope;
     std::size_t begin = 0;
@@ -164,12 +172,12 @@ struct PolicyRun::State {
   void select(Work& work, const Moment& moment) {
     const std::size_t i = at(work.layer, work.group);
     const GroupSlots& all = cache.group(work.layer, work.group);
-    const std::int64_t n = work.slots.size(), skipped = work.first_slot * all.head_dim;
+    const std::int64_t n = work.slots->size(), skipped = work.first_slot * all.head_dim;
     const SelectContext context{policy().select.params,
                                 facts,
                                 moment,
-                                work.slots,
-                                work.columns,
+                                *work.slots,
+                                *work.columns,
                                 work.layer,
                                 work.group,
                                 requested[i],
@@ -178,6 +186,11 @@ struct PolicyRun::State {
                                 {all.k.data() + skipped, {n, all.head_dim}},
                                 {all.v.data() + skipped, {n, all.head_dim}}};
     Selection selection = policy().select_row().select(context);
+    effective[i] = static_cast<std::int64_t>(selection.kept.size());
+    if (work.first_slot == 0) {
+      work.selection = std::move(selection);
+      return;
+    }
     const auto shift = static_cast<std::int32_t>(work.first_slot);
     work.selection = {};
     for (std::int32_t slot = 0; slot < shift; ++slot) {
@@ -190,7 +203,6 @@ struct PolicyRun::State {
       work.selection.into.assign(static_cast<std::size_t>(shift), -1);
       for (const std::int32_t slot : selection.into) work.selection.into.push_back(slot < 0 ? -1 : slot + shift);
     }
-    effective[i] = static_cast<std::int64_t>(selection.kept.size());
   }
 
   ActContext act_context(const Work& work, const Moment& moment) {

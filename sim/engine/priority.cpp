@@ -34,8 +34,13 @@ Selection take_first(std::vector<std::int32_t> order, std::int64_t budget) {
   Selection out;
   const auto count =
       static_cast<std::size_t>(std::clamp<std::int64_t>(budget, 0, static_cast<std::int64_t>(order.size())));
-  out.kept.assign(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(count));
-  std::sort(out.kept.begin(), out.kept.end());
+  // By marks, which is quicker than sorting. An order may leave slots out.
+  const auto slots = order.empty() ? 0 : static_cast<std::size_t>(*std::max_element(order.begin(), order.end())) + 1;
+  std::vector<std::uint8_t> chosen(slots, 0);
+  for (std::size_t i = 0; i < count; ++i) chosen[static_cast<std::size_t>(order[i])] = 1;
+  out.kept.reserve(count);
+  for (std::size_t slot = 0; slot < chosen.size(); ++slot)
+    if (chosen[slot]) out.kept.push_back(static_cast<std::int32_t>(slot));
   out.order = std::move(order);
   return out;
 }

@@ -6,6 +6,7 @@
 #include "kernels/attention/attention.h"
 #include "sim/engine/base_amount.h"
 #include "sim/engine/bound_policy.h"
+#include "sim/engine/newest_attention.h"
 #include "sim/engine/primitive.h"
 
 namespace kvgrind::sim {
@@ -16,18 +17,13 @@ std::int64_t slots_of(const ScoreContext& context, std::int64_t query_head) {
   return group == context.group ? context.slots().size() : context.cache.group(context.layer, group).size();
 }
 
+// Attention of queries at q_position over what cache head `group` of the layer holds.
 template <class Rows>
-void attend(const ScoreContext& context, std::int64_t query_head, std::int64_t first, std::int64_t n, float* lse,
-            Rows&& rows) {
-  const ModelCard& card = *context.facts.card;
-  const CacheState& cache = context.cache;
-  const std::int64_t group = query_head * cache.heads() / card.query_heads;
-  GroupView view = cache.read(context.layer, group);
+void attend(const ScoreContext& context, std::int64_t group, View<const float, 2> q,
+            std::span<const std::int64_t> q_position, const float* sink, float* lse, Rows&& rows) {
+  GroupView view = context.cache.read(context.layer, group);
   if (context.part && group == context.group)
     view = {context.part->keys(), context.part->values(), context.part->position, nullptr};
-  const Array<float, 2> q = context.signals.queries(context.layer, query_head, first, n);
-  std::vector<std::int64_t> q_position(static_cast<std::size_t>(n));
-  std::iota(q_position.begin(), q_position.end(), first);
   kernels::AttentionParams params;
   params.q = q;
   params.q_position = q_position;
@@ -35,14 +31,29 @@ void attend(const ScoreContext& context, std::int64_t query_head, std::int64_t f
   params.v = view.v;
   params.k_position = view.position;
   params.log_count = view.log_count;
-  params.scale = card.scale;
-  params.softcap = card.softcap;
+  params.scale = context.facts.card->scale;
+  params.softcap = context.facts.card->softcap;
   params.window = context.window();
-  if (!card.sinks.empty())
-    params.sink = &card.sinks[static_cast<std::size_t>(context.layer * card.query_heads + query_head)];
+  params.sink = sink;
   params.lse = lse;
   params.probabilities = rows;
   kernels::attention(params);
+}
+
+const float* sink_of(const ScoreContext& context, std::int64_t query_head) {
+  const ModelCard& card = *context.facts.card;
+  return card.sinks.empty() ? nullptr
+                            : &card.sinks[static_cast<std::size_t>(context.layer * card.query_heads + query_head)];
+}
+
+template <class Rows>
+void attend(const ScoreContext& context, std::int64_t query_head, std::int64_t first, std::int64_t n, float* lse,
+            Rows&& rows) {
+  const std::int64_t group = query_head * context.cache.heads() / context.facts.card->query_heads;
+  const Array<float, 2> q = context.signals.queries(context.layer, query_head, first, n);
+  std::vector<std::int64_t> q_position(static_cast<std::size_t>(n));
+  std::iota(q_position.begin(), q_position.end(), first);
+  attend(context, group, q, q_position, sink_of(context, query_head), lse, rows);
 }
 
 }  // namespace
@@ -74,6 +85,31 @@ std::vector<double> ScoreContext::attention_sum(std::int64_t query_head, std::in
       for (std::int64_t j = 0; j < slots; ++j) sum[static_cast<std::size_t>(j)] += static_cast<double>(p(i, j));
   });
   return sum;
+}
+
+Array<float, 2> attention_of_position(const ScoreContext& context, std::int64_t group, std::int64_t position) {
+  const std::int64_t heads = context.query_heads(), first = group * heads, dim = context.facts.card->head_dim;
+  Array<float, 2> q({heads, dim}), out({heads, slots_of(context, first)});
+  for (std::int64_t h = 0; h < heads; ++h) {
+    const Array<float, 2> one = context.signals.queries(context.layer, first + h, position, 1);
+    std::copy_n(one.data(), dim, &q(h, 0));
+  }
+  const std::vector<std::int64_t> at(static_cast<std::size_t>(heads), position);
+  const auto rows_from = [&](std::int64_t h) {
+    return [&out, h](std::int64_t begin, View<const float, 2> p) {
+      for (std::int64_t i = 0; i < p.extent(0); ++i)
+        std::copy_n(p.data() + i * p.stride(0), out.extent(1), &out(h + begin + i, 0));
+    };
+  };
+  if (out.extent(1) == 0) return out;
+  if (!sink_of(context, first)) {
+    attend(context, group, q, at, nullptr, nullptr, rows_from(0));
+  } else {  // a logit of its own for each head
+    for (std::int64_t h = 0; h < heads; ++h)
+      attend(context, group, q.view().slice(h, 1), std::span(at).first(1), sink_of(context, first + h), nullptr,
+             rows_from(h));
+  }
+  return out;
 }
 
 void ScoreContext::evaluate(const BoundCall& call, Columns& out) const {
