@@ -12,10 +12,12 @@
 
 #include "core/error.h"
 #include "core/policy_line.h"
+#include "replay/closed_loop/answer_token.h"
 #include "replay/closed_loop/compression.h"
 #include "replay/closed_loop/live_signals.h"
 #include "replay/closed_loop/policy_cache.h"
 #include "replay/closed_loop/probe_store.h"
+#include "replay/closed_loop/tails.h"
 #include "sim/engine/bound_policy.h"
 #include "sim/model/cuda_runtime.h"
 
@@ -31,29 +33,6 @@ struct Prefix {
   std::int64_t tokens = 0;
   Role role = Role::context;
   std::vector<float> last_logits;  // of the last prefix token: they predict the token after it
-};
-
-// One stretch of teacher-forced tokens on a cache: ids fed after a prefix, with the answers that lie inside.
-struct Tail {
-  std::size_t prefix = 0;
-  std::vector<std::int32_t> ids;
-  // Answer tokens: predicted by row `row` of the tail, −1 = by the prefix's last logits.
-  struct Target {
-    std::int64_t row = 0;
-    std::int32_t id = 0;
-    std::size_t question = 0;
-    bool free = false;
-  };
-  std::vector<Target> targets;
-  std::vector<Segment> segments;  // offsets into ids
-};
-
-// How tails are fed: at once, up to each segment end, or token by token.
-enum class Pace : std::uint8_t { whole, segments, steps };
-
-struct Distribution {  // of one target under the full cache
-  std::vector<float> log_p;
-  std::int32_t top = 0;
 };
 
 class BothTaps final : public Tap {
@@ -79,24 +58,6 @@ class BothTaps final : public Tap {
   Tap* first_;  // may be null
   Tap& second_;
 };
-
-std::int32_t arg_max(std::span<const float> values) {
-  std::size_t best = 0;
-  for (std::size_t i = 1; i < values.size(); ++i)
-    if (values[i] > values[best]) best = i;
-  return static_cast<std::int32_t>(best);
-}
-
-// Natural log-softmax, the sum in double.
-std::vector<float> log_softmax(std::span<const float> logits) {
-  const float top = *std::max_element(logits.begin(), logits.end());
-  double sum = 0;
-  for (const float x : logits) sum += std::exp(static_cast<double>(x - top));
-  const double lse = top + std::log(sum);
-  std::vector<float> out(logits.size());
-  for (std::size_t i = 0; i < logits.size(); ++i) out[i] = static_cast<float>(logits[i] - lse);
-  return out;
-}
 
 }  // namespace
 
@@ -184,78 +145,12 @@ struct ClosedPrompt::State {
     return out;
   }
 
-  void add_turn(Tail& tail, std::size_t question, bool with_question, std::int64_t free_front, std::int64_t free_back) {
-    const SuiteQuestion& asked = prompt.questions[question];
-    const auto end = [&tail] { return static_cast<std::int64_t>(tail.ids.size()); };
-    if (with_question && !asked.question.empty()) {
-      tail.segments.push_back({Role::question, end(), end() + static_cast<std::int64_t>(asked.question.size())});
-      tail.ids.insert(tail.ids.end(), asked.question.begin(), asked.question.end());
-    }
-    tail.segments.push_back({Role::answer, end(), end() + static_cast<std::int64_t>(asked.answer.size())});
-    const auto n = static_cast<std::int64_t>(asked.answer.size());
-    for (std::int64_t i = 0; i < n; ++i) {
-      tail.targets.push_back({static_cast<std::int64_t>(tail.ids.size()) - 1, asked.answer[static_cast<std::size_t>(i)],
-                              question, i < free_front || i >= n - free_back});
-      tail.ids.push_back(asked.answer[static_cast<std::size_t>(i)]);
-    }
+  // Feeds all tails and hears of every target.
+  void feed(std::span<sim::KvCache* const> caches, std::span<Tap* const> taps, Pace pace,
+            const std::function<void(std::span<const TailPiece>)>& done,
+            const std::function<void(std::size_t, std::size_t, std::span<const float>)>& logits) const {
+    feed_tails({*model, run_options, sequence, tails, caches, taps, pace}, done, logits);
   }
-
-  // Where the piece that begins at row `at` ends.
-  static std::int64_t piece_end(const Tail& tail, std::int64_t at, Pace pace) {
-    std::int64_t end = pace == Pace::steps ? std::min(at + 1, rows(tail)) : rows(tail);
-    for (std::size_t s = 0; pace == Pace::segments && s < tail.segments.size(); ++s)
-      if (tail.segments[s].end > at) end = std::min(end, tail.segments[s].end);
-    return end;
-  }
-
-  // One cache per tail, advanced together; calls `logits(tail, target, row)` for every target, and `done(tail, first
-  // row, rows)` when a piece has passed all layers.
-  template <class Logits>
-  void feed_tails(std::span<sim::KvCache* const> caches, std::span<Tap* const> taps, Pace pace,
-                  const std::function<void(std::size_t, std::int64_t, std::int64_t)>& done, Logits&& logits) const {
-    std::vector<std::int64_t> fed(tails.size(), 0);
-    for (;;) {
-      std::vector<sim::Feed> feeds;
-      std::vector<std::size_t> which;
-      for (std::size_t t = 0; t < tails.size(); ++t) {
-        const std::int64_t at = fed[t], n = piece_end(tails[t], at, pace) - at;
-        if (n <= 0) continue;
-        sim::Feed feed{
-            .sequence = sequence,
-            .first = prefixes[tails[t].prefix].tokens + at,
-            .ids = std::span(tails[t].ids).subspan(static_cast<std::size_t>(at), static_cast<std::size_t>(n)),
-            .cache = caches[t],
-            .tap = taps.empty() ? nullptr : taps[t],
-            .decode = pace == Pace::steps};
-        for (const Tail::Target& target : tails[t].targets)
-          if (target.row >= at && target.row < at + n) feed.logits_of.push_back(target.row - at);
-        feeds.push_back(std::move(feed));
-        which.push_back(t);
-      }
-      if (feeds.empty()) break;
-      const auto out = sim::forward(*model, feeds, run_options);
-      for (std::size_t f = 0; f < feeds.size(); ++f) {
-        const std::size_t t = which[f];
-        const auto at = fed[t], n = static_cast<std::int64_t>(feeds[f].ids.size());
-        std::int64_t row = 0;
-        for (std::size_t i = 0; i < tails[t].targets.size(); ++i) {
-          const std::int64_t r = tails[t].targets[i].row;
-          if (r >= at && r < at + n)
-            logits(t, i,
-                   std::span<const float>(out[f].data() + (row++) * out[f].extent(1),
-                                          static_cast<std::size_t>(out[f].extent(1))));
-        }
-        if (done) done(t, at, n);
-        fed[t] = at + n;
-      }
-    }
-    for (std::size_t t = 0; t < tails.size(); ++t)
-      for (std::size_t i = 0; i < tails[t].targets.size(); ++i)
-        if (tails[t].targets[i].row < 0) logits(t, i, std::span<const float>(prefixes[tails[t].prefix].last_logits));
-  }
-
-  // Tokens that must be fed: the last target itself is never read.
-  static std::int64_t rows(const Tail& tail) { return tail.targets.empty() ? 0 : tail.targets.back().row + 1; }
 
   const std::vector<std::vector<Distribution>>& reference_of(Pace pace) const {
     const std::lock_guard lock(mutex);
@@ -267,8 +162,8 @@ struct ClosedPrompt::State {
       for (sim::CacheState& cache : caches) pointers.push_back(&cache);
       slot.emplace();
       for (const Tail& tail : tails) slot->emplace_back(tail.targets.size());
-      feed_tails(pointers, {}, pace, nullptr, [&](std::size_t t, std::size_t i, std::span<const float> logits) {
-        (*slot)[t][i] = {log_softmax(logits), arg_max(logits)};
+      feed(pointers, {}, pace, nullptr, [&](std::size_t t, std::size_t i, std::span<const float> logits) {
+        (*slot)[t][i] = distribution_of(logits);
       });
     }
     return *slot;
@@ -277,26 +172,12 @@ struct ClosedPrompt::State {
   void take(JobOutcome& out, const std::vector<std::vector<Distribution>>& full, std::size_t t, std::size_t i,
             std::span<const float> logits) const {
     const Tail::Target& target = tails[t].targets[i];
-    const Distribution& reference_token = full[t][i];
-    const std::vector<float> log_p = log_softmax(logits);
-    AnswerToken token;
-    token.nll = -static_cast<double>(log_p[static_cast<std::size_t>(target.id)]);
-    token.nll_full = -static_cast<double>(reference_token.log_p[static_cast<std::size_t>(target.id)]);
-    const std::int32_t top = arg_max(logits);
-    token.right = top == target.id;
-    token.right_full = reference_token.top == target.id;
-    token.same_top = top == reference_token.top;
-    token.free = target.free;
-    if (options.kl)
-      for (std::size_t v = 0; v < log_p.size(); ++v)
-        token.kl += std::exp(static_cast<double>(reference_token.log_p[v])) *
-                    (static_cast<double>(reference_token.log_p[v]) - static_cast<double>(log_p[v]));
     // Targets of a question come in order, but tails finish in any order.
     std::size_t place = 0;
     for (std::size_t k = 0; k < i; ++k) place += tails[t].targets[k].question == target.question;
     auto& tokens = out.questions[target.question].tokens;
     if (tokens.size() <= place) tokens.resize(place + 1);
-    tokens[place] = token;
+    tokens[place] = answer_token(target, full[t][i], logits, options.kl);
   }
 
   void figures(JobOutcome& out, std::span<const sim::CacheState* const> caches) const {
@@ -329,7 +210,7 @@ struct ClosedPrompt::State {
     if (sim::needs_steps(policy)) return Pace::steps;
     if (sim::one_shot(policy)) return Pace::whole;
     std::int64_t longest = 0;
-    for (const Tail& tail : tails) longest = std::max(longest, rows(tail));
+    for (const Tail& tail : tails) longest = std::max(longest, tail.rows());
     const std::int64_t chunk = sim::wanted_chunk(policy);
     return chunk > 0 && longest < chunk ? Pace::whole : Pace::segments;
   }
@@ -372,11 +253,11 @@ struct ClosedPrompt::State {
 
   void events(const sim::BoundPolicy& policy, PolicyCache& cache, const Tail& tail, std::int64_t first,
               std::int64_t n) const {
-    const std::int64_t offset = prefixes[tail.prefix].tokens;
+    const std::int64_t offset = tail.first;
     if (sim::needs_steps(policy)) {
       cache.run().step_done(offset + first);
     } else {
-      if (first + n == rows(tail)) return;  // nothing is read any more
+      if (first + n == tail.rows()) return;  // nothing is read any more
       cache.run().chunk_done(offset + first, n);
     }
     for (const Segment& segment : tail.segments)
@@ -438,13 +319,14 @@ struct ClosedPrompt::State {
       }
     out.requested_mean = groups > 0 ? requested / groups : 0;
 
-    std::function<void(std::size_t, std::int64_t, std::int64_t)> done;
+    std::function<void(std::span<const TailPiece>)> done;
     if (heard)
-      done = [&](std::size_t t, std::int64_t first, std::int64_t n) {
-        events(*job.policy, *runs[t].cache, tails[t], first, n);
+      done = [&](std::span<const TailPiece> pieces) {
+        for (const TailPiece& piece : pieces)
+          events(*job.policy, *runs[piece.tail].cache, tails[piece.tail], piece.first, piece.rows);
       };
-    feed_tails(pointers, taps, pace, done,
-               [&](std::size_t t, std::size_t i, std::span<const float> logits) { take(out, full, t, i, logits); });
+    feed(pointers, taps, pace, done,
+         [&](std::size_t t, std::size_t i, std::span<const float> logits) { take(out, full, t, i, logits); });
     if (pace == Pace::steps) figures(out, states);
     for (const Compressed& one : runs) {
       out.slots_called += one.cache->run().slots_called();
@@ -483,8 +365,12 @@ ClosedPrompt::ClosedPrompt(std::shared_ptr<const sim::Model> model, const SuiteP
     s.prefixes.push_back(std::move(s.context_prefix));
   }
   for (std::size_t q = 0; q < prompt.questions.size(); ++q) {
-    if (q == 0 || options.turns != Turns::multi) s.tails.push_back({asked_first ? q : 0, {}, {}, {}});
-    s.add_turn(s.tails.back(), q, options.turns != Turns::aware, free_front, free_back);
+    if (q == 0 || options.turns != Turns::multi) {
+      const std::size_t prefix = asked_first ? q : 0;
+      s.tails.push_back(
+          {.prefix = prefix, .first = s.prefixes[prefix].tokens, .logits_before = s.prefixes[prefix].last_logits});
+    }
+    s.tails.back().add_turn(q, s.prompt.questions[q], options.turns != Turns::aware, free_front, free_back);
   }
 }
 
@@ -504,12 +390,7 @@ JobOutcome ClosedPrompt::run_full(bool stepwise) const {
   for (std::size_t t = 0; t < s.tails.size(); ++t)
     for (std::size_t i = 0; i < s.tails[t].targets.size(); ++i) {
       const Tail::Target& target = s.tails[t].targets[i];
-      AnswerToken token;
-      token.nll = token.nll_full = -static_cast<double>(full[t][i].log_p[static_cast<std::size_t>(target.id)]);
-      token.right = token.right_full = full[t][i].top == target.id;
-      token.same_top = true;
-      token.free = target.free;
-      out.questions[target.question].tokens.push_back(token);
+      out.questions[target.question].tokens.push_back(full_token(target, full[t][i]));
     }
   std::vector<const sim::CacheState*> states;
   for (const Prefix& prefix : s.prefixes) states.push_back(prefix.cache.get());
