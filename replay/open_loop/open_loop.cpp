@@ -42,8 +42,12 @@ class Job {
         job_(job),
         options_(options),
         cache_(card_, sim::cache_granularity(*job.policy)),
-        run_({.policy = job.policy, .amount = job.amount, .seed = job.seed, .sequence = data.id()}, data.source(),
-             cache_),
+        run_({.policy = job.policy,
+              .amount = job.amount,
+              .seed = job.seed,
+              .sequence = data.id(),
+              .scores = &data.scores()},
+             data.source(), cache_),
         spans_(data.info().spans, cache_),
         measured_(static_cast<std::int64_t>(data.measured().size())) {
     table_.rows = Array<RowTally, 3>({card_.layers, card_.query_heads, measured_});

@@ -11,6 +11,7 @@
 #include "replay/open_loop/open_source.h"
 #include "replay/open_loop/protocol.h"
 #include "replay/open_loop/recorded_run.h"
+#include "sim/engine/score_store.h"
 
 namespace kvgrind::replay {
 
@@ -81,11 +82,15 @@ class SequenceData {
   // −log p of the token after each measured query in the recorded run [M], NaN where unknown; empty when not recorded.
   const std::vector<double>& nll() const { return nll_; }
 
+  // Scores that runs of different amounts share.
+  sim::ScoreStore& scores() const { return *scores_; }
+
   std::int64_t bytes() const;                                                          // memory held, signals apart
   static std::int64_t estimated_bytes(const RecordedRun& run, std::int64_t sequence);  // before loading
 
   static constexpr std::int64_t overlap_keys = 32;
   static constexpr std::int64_t reference_limit_bytes = 256ll << 20;
+  static constexpr std::int64_t score_limit_bytes = 64ll << 20;
 
  private:
   std::size_t at(std::int64_t layer, std::int64_t query_head) const {
@@ -113,6 +118,7 @@ class SequenceData {
   std::vector<RowTally> tallies_;                                      // [L · Hq · M]
   Array<double, 2> projected_norm_, residual_norm_;
   std::vector<double> nll_;
+  std::unique_ptr<sim::ScoreStore> scores_ = std::make_unique<sim::ScoreStore>(score_limit_bytes);
 };
 
 }  // namespace kvgrind::replay

@@ -9,14 +9,27 @@
 #include "core/parallel.h"
 #include "sim/engine/base_amount.h"
 #include "sim/engine/bound_policy.h"
+#include "sim/engine/score_store.h"
 
 namespace kvgrind::sim {
+
+namespace {
+
+bool asks_amount(const BoundCall& score) {
+  if (std::get<const ScoreRow*>(score.row)->by_amount) return true;
+  for (const auto& entry : score.params.entries)
+    for (const BoundCall& inner : entry->calls)
+      if (std::holds_alternative<const ScoreRow*>(inner.row) && asks_amount(inner)) return true;
+  return false;
+}
+
+}  // namespace
 
 struct PolicyRun::State {
   RunSetup setup;
   const SignalSource& signals;
   CacheState& cache;
-  RunFacts facts;
+  RunFacts facts, score_facts;  // of scores: without the amount, unless they ask for it
   std::vector<Memory> score_memory, select_memory, act_memory, read_memory;  // [L · heads]
   Memory budget_memory;
   std::vector<Columns> columns;  // [L · heads] of the last scoring
@@ -30,6 +43,8 @@ struct PolicyRun::State {
   State(const RunSetup& given, const SignalSource& source, CacheState& owned)
       : setup(given), signals(source), cache(owned) {
     facts = {setup.seed, setup.sequence, &cache.card(), &setup.amount};
+    score_facts = facts;
+    if (!asks_amount(policy().score)) score_facts.amount = nullptr;
     const auto groups = static_cast<std::size_t>(cache.layers() * cache.heads());
     score_memory.resize(groups);
     select_memory.resize(groups);
@@ -86,7 +101,8 @@ struct PolicyRun::State {
   void score(std::int64_t layer, std::int64_t group, Moment moment) {
     moment.queries_begin = scored_until[static_cast<std::size_t>(layer)];
     const std::size_t i = at(layer, group);
-    const ScoreContext context{policy().score.params, facts, moment, signals, cache, layer, group, score_memory[i]};
+    const ScoreContext context{policy().score.params, score_facts, moment, signals, cache, layer, group,
+                               score_memory[i]};
     columns[i].extra.clear();
     columns[i].figures.clear();
     context.evaluate(policy().score, columns[i]);
@@ -98,7 +114,7 @@ struct PolicyRun::State {
       for (const BoundCall& inner : entry->calls)
         if (std::holds_alternative<const ScoreRow*>(inner.row)) join(inner, moment, groups);
     const auto& row = *std::get<const ScoreRow*>(call.row);
-    if (row.join) row.join({call.params, facts, moment, groups});
+    if (row.join) row.join({call.params, score_facts, moment, groups});
   }
 
   // The groups that one firing decides on.
@@ -111,6 +127,35 @@ struct PolicyRun::State {
     Selection selection;  // over all slots
     GroupPlan plan;
   };
+
+  // What decides the scores of an untouched cache; empty when they are not shared: the amount matters to them, or what
+  // they remember does.
+  std::string shared_name(const Moment& moment) const {
+    const ScheduleRow& schedule = policy().schedule_row();
+    if (!setup.scores || score_facts.amount || !schedule.one_shot || schedule.layers || fired_at[0] >= 0) return {};
+    return fmt::format("{} seed {} heads {} tokens {} role {}", policy().score.text(), setup.seed, cache.heads(),
+                       moment.tokens, static_cast<int>(moment.role));
+  }
+
+  void score_all(std::span<const Work> work, const Moment& moment, std::int64_t score_from) {
+    const std::string name = shared_name(moment);
+    if (!name.empty())
+      if (const ScoreStore::Scores found = setup.scores->find(name)) {
+        columns = *found;
+        return;
+      }
+    parallel_for(static_cast<std::int64_t>(work.size()), [&](std::int64_t w) {
+      const Work& one = work[static_cast<std::size_t>(w)];
+      if (one.layer >= score_from) score(one.layer, one.group, moment);
+    });
+    std::vector<JoinGroup> scored;
+    for (const Work& one : work)
+      if (one.layer >= score_from)
+        scored.push_back(
+            {one.layer, one.group, &cache.group(one.layer, one.group), &columns[at(one.layer, one.group)]});
+    join(policy().score, moment, scored);
+    if (!name.empty()) setup.scores->keep(name, columns);
+  }
 
   void take_candidates(Work& work) const {
     const GroupSlots& slots = cache.group(work.layer, work.group);
@@ -249,17 +294,8 @@ struct PolicyRun::State {
         work.push_back(std::move(one));
       }
     }
+    score_all(work, moment, score_from);
     const auto n = static_cast<std::int64_t>(work.size());
-    parallel_for(n, [&](std::int64_t w) {
-      const Work& one = work[static_cast<std::size_t>(w)];
-      if (one.layer >= score_from) score(one.layer, one.group, moment);
-    });
-    std::vector<JoinGroup> scored;
-    for (const Work& one : work)
-      if (one.layer >= score_from)
-        scored.push_back(
-            {one.layer, one.group, &cache.group(one.layer, one.group), &columns[at(one.layer, one.group)]});
-    join(policy().score, moment, scored);
     parallel_for(n, [&](std::int64_t w) { take_candidates(work[static_cast<std::size_t>(w)]); });
     allocate(work, moment);
     parallel_for(n, [&](std::int64_t w) { select(work[static_cast<std::size_t>(w)], moment); });

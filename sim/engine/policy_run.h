@@ -12,11 +12,14 @@
 
 namespace kvgrind::sim {
 
+class ScoreStore;
+
 struct RunSetup {
   PolicyPtr policy;
   Amount amount;
   std::uint64_t seed = 0;
   std::int64_t sequence = 0;
+  ScoreStore* scores = nullptr;  // of the sequence, shared by runs with equal signals; null = none
 };
 
 // The slots that a query may read, per cache head: indices into the group's slots, ascending. Empty optional = all.

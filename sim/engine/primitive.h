@@ -129,6 +129,8 @@ struct ScoreRow {
   // Optional: runs once a firing when every group has its own scores, to join heads or layers. Such a score stands
   // outermost, or within one that passes its nested score through.
   void (*join)(const JoinContext&) = nullptr;
+  // Asks what the amount gives (base_tokens, facts.amount). Others are not shown it: their scores serve every amount.
+  bool by_amount = false;
 };
 
 // ---- budget ------------------------------------------------------------------------------------------------------

@@ -51,6 +51,7 @@ const ScoreRow blockwise = {
                {"size", ParamType::integer, "128", "slots of a block", 1, 1e9}},
     .needs = {},
     .score = score,
+    .by_amount = true,
 };
 
 }  // namespace kvgrind::sim::scores

@@ -94,6 +94,7 @@ const ScoreRow compactor = {
     .needs = {},
     .score = score,
     .join = join,
+    .by_amount = true,
 };
 
 }  // namespace kvgrind::sim::scores

@@ -47,6 +47,7 @@ const ScoreRow composed = {
                {"share", ParamType::number, "0.5", "exponent of the kept share that the first takes", 0, 1}},
     .needs = {},
     .score = score,
+    .by_amount = true,
 };
 
 }  // namespace kvgrind::sim::scores
