@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <set>
 
@@ -171,17 +172,36 @@ class Builder {
   }
 
   void add_table(const Rows& rows);
-  Report finish() { return std::move(report_); }
+  Report finish();
   void warn(std::string text) {
     if (std::find(report_.warnings.begin(), report_.warnings.end(), text) == report_.warnings.end())
       report_.warnings.push_back(std::move(text));
   }
 
  private:
+  // What a policy kept beside what was asked for, in mean tokens a group.
+  struct Deviation {
+    std::string budget;
+    double asked = 0, kept = 0;
+  };
   void warn_of_rows(const ReportTable& table, const std::string& preset, const Rows& rows);
   const ReportOptions& options_;
   Report report_;
+  std::map<std::array<std::string, 3>, std::vector<Deviation>> deviations_;  // preset, protocol, loop → budgets
 };
+
+// One line a policy, with the worst of its budgets: there may be many of either.
+Report Builder::finish() {
+  for (const auto& [which, at] : deviations_) {
+    const auto off = [](const Deviation& d) { return std::abs(std::log(d.kept / d.asked)); };
+    const Deviation& worst =
+        *std::max_element(at.begin(), at.end(), [&](const auto& a, const auto& b) { return off(a) < off(b); });
+    warn(fmt::format("{} at {}, {}: asked for {:.1f} tokens a group, kept {:.1f}{}", which[0], worst.budget, which[1],
+                     worst.asked, worst.kept,
+                     at.size() == 1 ? "" : fmt::format(" (the most of {} budgets with a difference)", at.size())));
+  }
+  return std::move(report_);
+}
 
 void Builder::warn_of_rows(const ReportTable& table, const std::string& preset, const Rows& rows) {
   std::int64_t nan_scores = 0, failed = 0, estimated = 0;
@@ -207,7 +227,7 @@ void Builder::warn_of_rows(const ReportTable& table, const std::string& preset, 
   if (nan_scores > 0) warn(fmt::format("{}: {} NaN scores, sorted last", where, nan_scores));
   if (estimated > 0) warn(fmt::format("{}: {} is estimated from part of the queries", table.protocol, table.headline));
   if (n > 0 && std::abs(requested - effective) > 0.5 * n)
-    warn(fmt::format("{}: asked for {:.1f} tokens a group, kept {:.1f}", where, requested / n, effective / n));
+    deviations_[{preset, table.protocol, table.loop}].push_back({budget_words(table), requested / n, effective / n});
 }
 
 void Builder::add_table(const Rows& rows) {

@@ -146,6 +146,20 @@ TEST(Report, FailuresAndDeviationsAreWarnedOf) {
   EXPECT_NE(all.find("asked for 100.0 tokens a group, kept 90.0"), std::string::npos) << all;
   EXPECT_NE(all.find("4 prompts: intervals are wide"), std::string::npos) << all;
   EXPECT_EQ(find(report.tables[0], "snapkv").failed, 1);
+  // Many budgets, one line: the worst of them.
+  for (auto& one : rows)
+    if (one.preset == "snapkv" && one.budget_asked != "0.2") {
+      one.more["requested_tokens_mean"] = 100.0;
+      one.more["effective_tokens_mean"] = 50.0;
+    }
+  std::int64_t lines = 0;
+  for (const std::string& warning : build_report(rows).warnings)
+    if (warning.find("asked for") != std::string::npos) {
+      ++lines;
+      EXPECT_NE(warning.find("asked for 100.0 tokens a group, kept 50.0 (the most of 2 budgets"), std::string::npos)
+          << warning;
+    }
+  EXPECT_EQ(lines, 1);
   // A later good row of the same job takes the error's place.
   rows.push_back(some_rows()[0]);
   EXPECT_EQ(find(build_report(rows).tables[0], "snapkv").failed, 0);
