@@ -27,7 +27,15 @@ class AffineCodec final : public Codec {
 
  private:
   std::int64_t groups(std::int64_t n, std::int64_t head_dim) const;
-  std::int64_t group_of(std::int64_t row, std::int64_t column, std::int64_t head_dim) const;
+  struct Steps {
+    std::vector<float> low, step;       // by group, as fp16 holds them
+    std::vector<std::uint16_t> stored;  // low, step of each group
+  };
+  template <class Run>
+  void for_runs(std::int64_t n, std::int64_t head_dim, Run&& run) const;
+  Steps steps_of(View<const float, 2> x) const;
+  float code_of(float x, float low, float step) const;
+  float largest() const { return static_cast<float>((1 << bits_) - 1); }
   int bits_;
   std::int64_t group_;
   Axis axis_;

@@ -1,5 +1,6 @@
 #include "sim/codec/fp8_codec.h"
 
+#include <bit>
 #include <cassert>
 #include <cmath>
 
@@ -17,10 +18,11 @@ std::uint8_t to_e4m3(float x) {
   if (size >= largest) return sign | largest_code;
   // In units of the last place at this exponent (subnormals share the smallest one) rounding is to a whole number, and
   // a carry walks into the exponent by itself.
-  int exponent = 0;
-  (void)std::frexp(size, &exponent);  // size = f · 2^exponent, f in [0.5, 1)
-  exponent = size > 0 ? std::max(exponent - 1, smallest_exponent) : smallest_exponent;
-  const auto steps = static_cast<int>(std::nearbyint(std::ldexp(size, mantissa_bits - exponent)));
+  const auto bits = std::bit_cast<std::uint32_t>(size);
+  const int exponent = std::max(static_cast<int>(bits >> 23) - 127, smallest_exponent);
+  const float scale = std::bit_cast<float>(static_cast<std::uint32_t>(127 + mantissa_bits - exponent) << 23);
+  constexpr float shift = 12582912.0f;  // 1.5 · 2²³: the sum's last place is 1, so it rounds to even
+  const auto steps = static_cast<int>(size * scale + shift - shift);
   return sign | static_cast<std::uint8_t>(((exponent - smallest_exponent) << mantissa_bits) + steps);
 }
 
@@ -28,8 +30,9 @@ float from_e4m3(std::uint8_t code) {
   const int size = code & 0x7f, exponent = size >> mantissa_bits, mantissa = size & 7;
   float x = std::nanf("");
   if (size != nan_code)
-    x = exponent == 0 ? std::ldexp(static_cast<float>(mantissa), smallest_exponent - mantissa_bits)
-                      : std::ldexp(static_cast<float>(8 + mantissa), exponent - bias - mantissa_bits);
+    x = exponent == 0
+            ? static_cast<float>(mantissa) * 0x1p-9f
+            : std::bit_cast<float>(static_cast<std::uint32_t>((exponent - bias + 127) << 23 | mantissa << 20));
   return (code & 0x80) ? -x : x;
 }
 
