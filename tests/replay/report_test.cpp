@@ -148,7 +148,7 @@ TEST(Report, FailuresAndDeviationsAreWarnedOf) {
   EXPECT_EQ(find(report.tables[0], "snapkv").failed, 1);
   // Many budgets, one line: the worst of them.
   for (auto& one : rows)
-    if (one.preset == "snapkv" && one.budget_asked != "0.2") {
+    if (one.preset == "tova" && one.budget_asked != "0.2") {
       one.more["requested_tokens_mean"] = 100.0;
       one.more["effective_tokens_mean"] = 50.0;
     }

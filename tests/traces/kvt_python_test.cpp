@@ -1,9 +1,11 @@
 // The Python companion against the C++ reader and writer, both ways. Skipped, visibly, where h5py is not at hand.
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
+#include <map>
 #include <numbers>
 
 #include "core/error.h"
@@ -134,6 +136,60 @@ TEST_F(KvtPython, ReadsWhatTheRecorderWrites) {
     companion("read " + path.string() + " " + folder.path().string());
     companion("plain " + path.string());
   }
+}
+
+TEST_F(KvtPython, ReadsPassesOverAContextOnceMore) {
+  TokenSequence fork = context_of(17, 3);
+  fork.parent = 0;
+  fork.fork_at = 70;
+  const Driver driver({.hidden = 4}, {context_of(90, 4), fork});
+  const std::vector<ProbePass> passes = {
+      {.kind = ProbeKind::repeat, .number = 0, .begin = 4, .end = 30, .sinks = 4, .first = 60, .lead = 3, .fed = 29},
+      {.kind = ProbeKind::repeat, .number = 1, .begin = 30, .end = 60, .sinks = 4, .first = 60, .lead = 3, .fed = 33},
+      {.kind = ProbeKind::reread, .number = 0, .begin = 0, .end = 60, .first = 60, .fed = 60},
+      {.kind = ProbeKind::episode, .number = 0, .begin = 0, .end = 60, .first = 60, .lead = 2, .fed = 9}};
+  auto plan = driver.plan();
+  for (const ProbePass& pass : passes) {
+    ++plan.probes;
+    plan.probe_rows += std::popcount(measured_statistics(pass.kind)) * (pass.end - pass.begin);
+  }
+  const std::filesystem::path path = folder / "a.kvt";
+  Recorder recorder(path, std::move(plan), {});
+  driver.feed(recorder, 0, 64);
+  for (const ProbePass& pass : passes)
+    recorder.probe(0, pass, [&](std::int64_t layer) {
+      const std::int64_t rows = std::popcount(measured_statistics(pass.kind)) * (pass.end - pass.begin);
+      Array<float, 2> out({rows, 4});
+      for (std::int64_t i = 0; i < out.size(); ++i)
+        out.data()[i] = static_cast<float>(i * (layer + 2) + pass.begin * 7 + pass.number) / 1024.0f;
+      return out;
+    });
+  driver.feed(recorder, 1, 64);
+  recorder.close();
+  const auto trace = Trace::open(path);
+  for (std::int64_t s = 0; s < 2; ++s) {
+    std::string about;
+    for (const ProbePass& pass : trace->probe_passes(s))
+      about += (about.empty() ? "" : " ") + std::string(probe_kind_name(pass.kind)) + ":" +
+               std::to_string(pass.number) + ":" + std::to_string(pass.begin) + ":" + std::to_string(pass.end);
+    EXPECT_EQ(about.size(), std::string("repeat:0:4:30 repeat:1:30:60 reread:0:0:60 episode:0:0:60").size());
+    dump("passes." + std::to_string(s), about.data(), static_cast<std::int64_t>(about.size()));
+    for (const ProbeKind kind : {ProbeKind::repeat, ProbeKind::reread, ProbeKind::episode})
+      for (std::int64_t l = 0; l < 2; ++l) {
+        std::map<std::string, std::vector<float>> all;  // file → [Hq, keys]
+        for (std::int64_t h = 0; h < 4; ++h)
+          for (const ProbeColumns& one : trace->probes(s, l, h, kind))
+            for (std::size_t i = 0; i < probe_statistics; ++i)
+              if (!one.columns[i].empty()) {
+                auto& to = all[std::string(probe_kind_name(kind)) + "." + std::to_string(s) + "." + std::to_string(l) +
+                               "." + std::to_string(one.number) + "." + std::string(probe_statistic_names[i])];
+                to.insert(to.end(), one.columns[i].begin(), one.columns[i].end());
+              }
+        EXPECT_FALSE(all.empty());
+        for (const auto& [name, values] : all) dump(name, values.data(), static_cast<std::int64_t>(values.size()));
+      }
+  }
+  companion("probes " + path.string() + " " + folder.path().string());
 }
 
 TEST_F(KvtPython, ReadsTheCommittedPrefixOfAnUnfinishedRecording) {

@@ -3,6 +3,7 @@
   companion_test.py hashes FILE      lines "length hash" of the bytes (7 i + 3) mod 256
   companion_test.py plain FILE       opens in h5py alone, as any tool would
   companion_test.py read FILE DIR    compares a trace with arrays that the C++ reader wrote to DIR
+  companion_test.py probes FILE DIR  compares passes over a context once more with what the C++ reader wrote to DIR
   companion_test.py write FILE       writes a trace of known numbers
   companion_test.py results FILE N   reads N result rows, though the last line is torn
   companion_test.py kept FILE        reads a plan
@@ -93,6 +94,24 @@ def read(path, folder):
                     equal("map mean", mean, expected(f"map_mean.{at}.{h}", "<f4", mean.shape), 1e-6)
         for l in range(t.layers):
             equal("w_o", t.w_o(l), expected(f"w_o.{l}", "<f4", (t.card["hidden"], t.query_heads * t.head_dim)))
+
+
+def probes(path, folder):
+    with kvgrind.Trace(path) as t:
+        for info in t.sequences:
+            s = info["id"]
+            about = " ".join(f"{p['kind']}:{p['number']}:{p['begin']}:{p['end']}" for p in t.probes(s))
+            if about != open(os.path.join(folder, f"passes.{s}")).read():
+                sys.exit(f"sequence {s}: {about}")
+            for kind in ("repeat", "reread", "episode"):
+                for l in range(t.layers):
+                    for p in t.probe(s, l, kind):
+                        for name in ("part_max", "part_max_norm", "row_max", "row_max_norm", "row_mean"):
+                            file = os.path.join(folder, f"{kind}.{s}.{l}.{p['number']}.{name}")
+                            if (name in p) != os.path.exists(file):
+                                sys.exit(f"{file}: measured in the one and not in the other")
+                            if name in p:
+                                equal(name, p[name], np.fromfile(file, "<f4").reshape(t.query_heads, p["end"] - p["begin"]))
 
 
 def prefix(path):
