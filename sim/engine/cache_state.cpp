@@ -36,8 +36,10 @@ void keep_entries(std::vector<T>& values, const std::vector<std::uint8_t>& keep,
 void append_row(View<const float, 1> row, std::vector<float>& out) {
   const std::size_t old = out.size();
   out.resize(old + static_cast<std::size_t>(row.extent(0)));
-  for (std::int64_t d = 0; d < row.extent(0); ++d)
-    out[old + static_cast<std::size_t>(d)] = row.data()[d * row.stride(0)];
+  if (row.stride(0) == 1)
+    std::copy_n(row.data(), row.extent(0), out.begin() + static_cast<std::ptrdiff_t>(old));
+  else
+    for (std::int64_t d = 0; d < row.extent(0); ++d) out[old + static_cast<std::size_t>(d)] = row(d);
 }
 
 void require(bool good, const GroupPlan& plan, const char* what) {
@@ -64,6 +66,31 @@ CacheState::CacheState(const CacheState& other, Granularity granularity) : Cache
   groups_.clear();
   for (const Group& group : other.groups_)
     for (std::int64_t copy = 0; copy < card_.group(); ++copy) groups_.push_back(group);
+}
+
+CacheState CacheState::with_room(std::int64_t room) const {
+  CacheState out(card_, granularity_, page_);
+  out.count_bias_ = count_bias_;
+  out.tokens_ = tokens_;
+  out.last_read_ = last_read_;
+  out.codecs_ = codecs_;
+  for (std::size_t g = 0; g < groups_.size(); ++g) {
+    const Group& from = groups_[g];
+    Group& to = out.groups_[g];
+    const auto reserve = [room](auto& list, const auto& like, std::int64_t width) {
+      list.reserve(like.size() + static_cast<std::size_t>(room * width));
+    };
+    reserve(to.slots.position, from.slots.position, 1);
+    reserve(to.slots.rotary, from.slots.rotary, 1);
+    reserve(to.slots.count, from.slots.count, 1);
+    reserve(to.slots.k_state, from.slots.k_state, 1);
+    reserve(to.slots.v_state, from.slots.v_state, 1);
+    reserve(to.slots.k, from.slots.k, card_.head_dim);
+    reserve(to.slots.v, from.slots.v, card_.head_dim);
+    reserve(to.gone, from.gone, 1);
+    to = from;  // into the memory reserved
+  }
+  return out;
 }
 
 std::int64_t CacheState::heads() const {

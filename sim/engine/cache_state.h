@@ -30,6 +30,9 @@ class CacheState final : public KvCache {
   // holds. Not the other way round (std::logic_error).
   CacheState(const CacheState& other, Granularity granularity);
 
+  // A copy that `room` more tokens can be appended to without moving what is there.
+  CacheState with_room(std::int64_t room) const;
+
   // KvCache
   std::int64_t heads() const override;
   void append(std::int64_t layer, std::int64_t first, View<const float, 3> k, View<const float, 3> v) override;

@@ -58,6 +58,23 @@ struct PolicyRun::State {
     fired_at.resize(static_cast<std::size_t>(cache.layers()), -1);
   }
 
+  State(const State& other, const SignalSource& source, CacheState& owned) : State(other.setup, source, owned) {
+    score_memory = other.score_memory;
+    select_memory = other.select_memory;
+    act_memory = other.act_memory;
+    read_memory = other.read_memory;
+    budget_memory = other.budget_memory;
+    columns = other.columns;
+    requested = other.requested;
+    effective = other.effective;
+    nan = other.nan;
+    scored_until = other.scored_until;
+    fired_at = other.fired_at;
+    compressed_at = other.compressed_at;
+    slots_called = other.slots_called;
+    observer = other.observer;
+  }
+
   const BoundPolicy& policy() const { return *setup.policy; }
   std::size_t at(std::int64_t layer, std::int64_t group) const {
     return static_cast<std::size_t>(layer * cache.heads() + group);
@@ -341,6 +358,10 @@ PolicyRun::PolicyRun(const RunSetup& setup, const SignalSource& signals, CacheSt
   state_->check();
   for (const auto& entry : setup.policy->act.params.entries)
     if (std::string_view(entry->row->name) == "count_bias" && entry->number != 0) cache.set_count_bias(true);
+}
+PolicyRun::PolicyRun(const PolicyRun& other, const SignalSource& signals, CacheState& cache)
+    : state_(std::make_unique<State>(*other.state_, signals, cache)) {
+  assert(cache.heads() == other.state_->cache.heads());
 }
 PolicyRun::~PolicyRun() = default;
 PolicyRun::PolicyRun(PolicyRun&&) noexcept = default;

@@ -32,6 +32,8 @@ struct ReadPlan {
 class PolicyRun {
  public:
   PolicyRun(const RunSetup& setup, const SignalSource& signals, CacheState& cache);
+  // Goes on as `other` would, over signals and a cache that are copies of what `other` has.
+  PolicyRun(const PolicyRun& other, const SignalSource& signals, CacheState& cache);
   ~PolicyRun();
   PolicyRun(PolicyRun&&) noexcept;
 

@@ -46,10 +46,25 @@ const float* sink_of(const ScoreContext& context, std::int64_t query_head) {
                             : &card.sinks[static_cast<std::size_t>(context.layer * card.query_heads + query_head)];
 }
 
+// The newest query's row where the running model has it over just these slots; else null.
+const float* known_row(const ScoreContext& context, std::int64_t query_head, std::int64_t position) {
+  const std::int64_t group = query_head * context.cache.heads() / context.facts.card->query_heads;
+  if (context.part && group == context.group) return nullptr;
+  const AttentionRow row = context.signals.newest_attention(context.layer, query_head, position);
+  if (row.p.empty() || !std::ranges::equal(row.key_position, context.cache.group(context.layer, group).position))
+    return nullptr;
+  return row.p.data();
+}
+
 template <class Rows>
 void attend(const ScoreContext& context, std::int64_t query_head, std::int64_t first, std::int64_t n, float* lse,
             Rows&& rows) {
   const std::int64_t group = query_head * context.cache.heads() / context.facts.card->query_heads;
+  if (n == 1 && !lse)
+    if (const float* row = known_row(context, query_head, first)) {
+      rows(0, View<const float, 2>(row, {1, slots_of(context, query_head)}));
+      return;
+    }
   const Array<float, 2> q = context.signals.queries(context.layer, query_head, first, n);
   std::vector<std::int64_t> q_position(static_cast<std::size_t>(n));
   std::iota(q_position.begin(), q_position.end(), first);
@@ -89,7 +104,13 @@ std::vector<double> ScoreContext::attention_sum(std::int64_t query_head, std::in
 
 Array<float, 2> attention_of_position(const ScoreContext& context, std::int64_t group, std::int64_t position) {
   const std::int64_t heads = context.query_heads(), first = group * heads, dim = context.facts.card->head_dim;
-  Array<float, 2> q({heads, dim}), out({heads, slots_of(context, first)});
+  Array<float, 2> out({heads, slots_of(context, first)});
+  if (known_row(context, first, position)) {  // then of the others too
+    for (std::int64_t h = 0; h < heads; ++h)
+      std::copy_n(known_row(context, first + h, position), out.extent(1), &out(h, 0));
+    return out;
+  }
+  Array<float, 2> q({heads, dim});
   for (std::int64_t h = 0; h < heads; ++h) {
     const Array<float, 2> one = context.signals.queries(context.layer, first + h, position, 1);
     std::copy_n(one.data(), dim, &q(h, 0));

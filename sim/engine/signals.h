@@ -36,6 +36,12 @@ struct QueryStatistics {            // of one query head, pre-RoPE
   std::vector<float> mean_modulus;  // [D/2] per complex pair
 };
 
+// Attention of one query over the slots that its cache head showed it.
+struct AttentionRow {
+  std::span<const float> p;                    // [slots]; empty: not known
+  std::span<const std::int64_t> key_position;  // [slots]
+};
+
 class SignalSource {
  public:
   virtual ~SignalSource() = default;
@@ -56,6 +62,12 @@ class SignalSource {
   virtual std::vector<float> log_sum_exp(std::int64_t layer, std::int64_t head, std::int64_t first,
                                          std::int64_t n) const {
     (void)layer, (void)head, (void)first, (void)n;
+    return {};
+  }
+  // Where the model runs and has just attended, the newest query's row as it came out, bitwise what the slots give when
+  // computed anew. Only for a query at `position` and slots that nobody has changed since.
+  virtual AttentionRow newest_attention(std::int64_t layer, std::int64_t head, std::int64_t position) const {
+    (void)layer, (void)head, (void)position;
     return {};
   }
   // All passes of a kind (repeat_probe, reread_probe, episode_probe) over the context, by number, of one query head.

@@ -32,7 +32,7 @@ void list_tasks(Pass& pass, std::int64_t layer) {
     // A tap sees the blocks of a head in order, so the head stays in one task.
     const bool whole = feed.tap && feed.tap->wants_probabilities(layer);
     // The heads of a decode step that read one cache head go together: side by side they cost little more than one.
-    const bool together = n == 1 && !whole && card.sinks.empty() && feed.cache->heads() == card.kv_heads;
+    const bool together = n == 1 && card.sinks.empty() && feed.cache->heads() == card.kv_heads;
     const std::int64_t heads = together ? card.group() : 1;
     for (std::int64_t h = 0; h < card.query_heads; h += heads)
       for (std::int64_t begin = 0; begin < n;) {
@@ -94,11 +94,12 @@ void attend(Pass& pass, std::int64_t layer, View<const float, 3> q, View<float, 
     if (lse.data()) params.lse = step ? step_lse.data() : lse.data() + task.head * lse.stride(0) + first;
     if (feed.tap && feed.tap->wants_probabilities(layer))
       params.probabilities = [&](std::int64_t row, View<const float, 2> p) {
-        feed.tap->probabilities({.layer = layer,
-                                 .head = task.head,
-                                 .first = feed.first + task.begin + row,
-                                 .p = p,
-                                 .key_position = group.position});
+        for (std::int64_t h = 0; h < task.heads; ++h)
+          feed.tap->probabilities({.layer = layer,
+                                   .head = task.head + h,
+                                   .first = feed.first + task.begin + (step ? 0 : row),
+                                   .p = step ? p.slice(h, 1) : p,
+                                   .key_position = group.position});
       };
     kernels::attention(params);
     if (lse.data())
