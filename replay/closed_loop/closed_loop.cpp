@@ -11,6 +11,7 @@
 #include <mutex>
 
 #include "core/error.h"
+#include "core/parallel.h"
 #include "core/policy_line.h"
 #include "replay/closed_loop/answer_token.h"
 #include "replay/closed_loop/compression.h"
@@ -19,6 +20,7 @@
 #include "replay/closed_loop/probe_store.h"
 #include "replay/closed_loop/tails.h"
 #include "sim/engine/bound_policy.h"
+#include "sim/engine/score_store.h"
 #include "sim/model/cuda_runtime.h"
 
 namespace kvgrind::replay {
@@ -32,6 +34,7 @@ struct Prefix {
   std::unique_ptr<sim::CacheState> cache;
   std::int64_t tokens = 0;
   Role role = Role::context;
+  std::unique_ptr<sim::ScoreStore> scores = std::make_unique<sim::ScoreStore>(std::int64_t{64} << 20);
   std::vector<float> last_logits;  // of the last prefix token: they predict the token after it
 };
 
@@ -44,6 +47,13 @@ class BothTaps final : public Tap {
   void begin(const TapPass& pass) override {
     if (first_) first_->begin(pass);
     second_.begin(pass);
+  }
+  bool wants_probabilities(std::int64_t layer) const override {
+    return (first_ && first_->wants_probabilities(layer)) || second_.wants_probabilities(layer);
+  }
+  void probabilities(const TapProbabilities& block) override {
+    if (first_ && first_->wants_probabilities(block.layer)) first_->probabilities(block);
+    if (second_.wants_probabilities(block.layer)) second_.probabilities(block);
   }
   void layer(const TapLayer& shown) override {
     if (first_) first_->layer(shown);
@@ -135,10 +145,12 @@ struct ClosedPrompt::State {
     segments.push_back({role, first, out.tokens});
     out.signals = std::make_shared<LiveSignals>(model, std::move(segments), prompt.spans,
                                                 base ? base->signals : nullptr, kept_signals);
-    out.cache = base ? std::make_unique<sim::CacheState>(*base->cache) : std::make_unique<sim::CacheState>(card());
+    const auto n = static_cast<std::int64_t>(ids.size());
+    out.cache =
+        std::make_unique<sim::CacheState>(base ? base->cache->with_room(n) : sim::CacheState(card()).with_room(n));
     sim::Feed feed{
         .sequence = sequence, .first = first, .ids = ids, .cache = out.cache.get(), .tap = out.signals.get()};
-    feed.logits_of = {static_cast<std::int64_t>(ids.size()) - 1};
+    feed.logits_of = {n - 1};
     const Array<float, 2> logits = sim::prefill(*model, feed, options.prefill_chunk, run_options);
     out.last_logits.assign(logits.data(), logits.data() + logits.extent(1));
     out.signals->set_full_cache(out.cache.get());
@@ -157,7 +169,7 @@ struct ClosedPrompt::State {
     auto& slot = reference[static_cast<std::size_t>(pace)];
     if (!slot) {
       std::vector<sim::CacheState> caches;
-      for (const Tail& tail : tails) caches.push_back(*prefixes[tail.prefix].cache);
+      for (const Tail& tail : tails) caches.push_back(prefixes[tail.prefix].cache->with_room(tail.rows()));
       std::vector<sim::KvCache*> pointers;
       for (sim::CacheState& cache : caches) pointers.push_back(&cache);
       slot.emplace();
@@ -219,19 +231,19 @@ struct ClosedPrompt::State {
     return {static_cast<std::int64_t>(prompt.context.size()), prefix.tokens, prefix.role};
   }
 
-  // One policy on one prefix, at its compression moment. Filled in place: the cache refers to the signals.
+  // One policy on one prefix, at its compression moment or later. Filled in place: the cache refers to the signals.
   struct Compressed {
-    std::unique_ptr<LiveSignals> signals;
+    std::shared_ptr<LiveSignals> signals;
     std::unique_ptr<PolicyCache> cache;
   };
-  Compressed compressed(const Prefix& prefix, const sim::RunSetup& setup, const ClosedObservers& observers,
+  Compressed compressed(const Prefix& prefix, sim::RunSetup setup, const ClosedObservers& observers,
                         const std::shared_ptr<const ProbeStore>& shown) const {
     const bool running = options.compressed_prefill && decides_in_prefill(*setup.policy);
     const sim::BoundPolicy& policy = *setup.policy;
+    if (!running) setup.scores = prefix.scores.get();
     Compressed out;
-    out.signals = std::make_unique<LiveSignals>(
-        model, std::vector<Segment>(prefix.signals->segments().begin(), prefix.signals->segments().end()), prompt.spans,
-        running ? nullptr : prefix.signals, running ? Watched{} : kept_signals);
+    out.signals = std::make_shared<LiveSignals>(model, segments_of(prefix), prompt.spans,
+                                                running ? nullptr : prefix.signals, running ? Watched{} : kept_signals);
     out.signals->set_probes(shown);
     out.cache = std::make_unique<PolicyCache>(
         running ? sim::CacheState(card(), sim::cache_granularity(policy)) : cache_at_start(policy, *prefix.cache),
@@ -251,11 +263,33 @@ struct ClosedPrompt::State {
     return out;
   }
 
-  void events(const sim::BoundPolicy& policy, PolicyCache& cache, const Tail& tail, std::int64_t first,
+  static std::vector<Segment> segments_of(const Prefix& prefix) {
+    return {prefix.signals->segments().begin(), prefix.signals->segments().end()};
+  }
+
+  // The same at one tail's own disposal: the policy goes on deciding there.
+  Compressed fork(const Compressed& base, const Prefix& prefix, const Tail& tail, const sim::BoundPolicy& policy,
+                  const std::shared_ptr<const ProbeStore>& shown) const {
+    const bool running = base.signals->owns_prefix();
+    Compressed out;
+    out.signals =
+        std::make_shared<LiveSignals>(model, segments_of(prefix), prompt.spans, running ? base.signals : prefix.signals,
+                                      running ? Watched{} : kept_signals);
+    out.signals->set_probes(shown);
+    // Not on a device, whose sums have another order; not where keys may change between attention and the decision.
+    if (sim::needs_steps(policy) && !policy.schedule_row().layers && !sim::device_of(*model))
+      out.signals->watch_newest();
+    out.cache = std::make_unique<PolicyCache>(*base.cache, *out.signals, tail.rows());
+    return out;
+  }
+
+  void events(const sim::BoundPolicy& policy, const Compressed& run, const Tail& tail, std::int64_t first,
               std::int64_t n) const {
+    PolicyCache& cache = *run.cache;
     const std::int64_t offset = tail.first;
     if (sim::needs_steps(policy)) {
       cache.run().step_done(offset + first);
+      run.signals->forget_newest();
     } else {
       if (first + n == tail.rows()) return;  // nothing is read any more
       cache.run().chunk_done(offset + first, n);
@@ -286,28 +320,29 @@ struct ClosedPrompt::State {
     for (const ProbeKind kind : kinds) out.probe_tokens += shown->fed_tokens.at(kind);
     const sim::RunSetup setup{.policy = job.policy, .amount = job.amount, .seed = job.seed, .sequence = sequence};
 
-    // Each prefix is compressed once where its tails can then be copies; a policy that hears the tails has one each.
-    std::vector<Compressed> runs;
+    // Each prefix is compressed once; its tails are copies, and a policy that hears them has one each.
+    std::vector<Compressed> bases(prefixes.size()), forks;
     std::vector<std::unique_ptr<sim::CacheState>> copies;
     std::vector<sim::KvCache*> pointers;
     std::vector<Tap*> taps(tails.size(), nullptr);
-    std::vector<const PolicyCache*> of_prefix(prefixes.size(), nullptr);
     for (std::size_t t = 0; t < tails.size(); ++t) {
-      const PolicyCache*& one = of_prefix[tails[t].prefix];
-      if (heard || !one) {
-        runs.push_back(compressed(prefixes[tails[t].prefix], setup, observers, shown));
-        one = runs.back().cache.get();
-      }
+      const Tail& tail = tails[t];
+      const Prefix& prefix = prefixes[tail.prefix];
+      Compressed& base = bases[tail.prefix];
+      if (!base.cache) base = compressed(prefix, setup, observers, shown);
       if (heard) {
-        pointers.push_back(runs.back().cache.get());
-        taps[t] = runs.back().signals.get();
+        forks.push_back(fork(base, prefix, tail, *job.policy, shown));
+        pointers.push_back(forks.back().cache.get());
+        taps[t] = forks.back().signals.get();
         continue;
       }
-      copies.push_back(std::make_unique<sim::CacheState>(one->state()));
+      copies.push_back(std::make_unique<sim::CacheState>(base.cache->state().with_room(tail.rows())));
       pointers.push_back(copies.back().get());
     }
     std::optional<BothTaps> watched;
     if (observers.first_tail) taps[0] = &watched.emplace(taps[0], *observers.first_tail);
+    const std::vector<Compressed>& runs = heard ? forks : bases;
+    std::erase_if(bases, [](const Compressed& base) { return !base.cache; });  // no tail stands on it
     std::vector<const sim::CacheState*> states;
     for (const Compressed& one : runs) states.push_back(&one.cache->state());
     if (pace != Pace::steps) figures(out, states);
@@ -322,8 +357,12 @@ struct ClosedPrompt::State {
     std::function<void(std::span<const TailPiece>)> done;
     if (heard)
       done = [&](std::span<const TailPiece> pieces) {
-        for (const TailPiece& piece : pieces)
-          events(*job.policy, *runs[piece.tail].cache, tails[piece.tail], piece.first, piece.rows);
+        const auto one = [&](std::int64_t p) {
+          const TailPiece& piece = pieces[static_cast<std::size_t>(p)];
+          events(*job.policy, forks[piece.tail], tails[piece.tail], piece.first, piece.rows);
+        };
+        const auto n = static_cast<std::int64_t>(pieces.size());
+        parallel_for(n, one, observers.on_plan ? n : 1);  // an observer hears one plan after the other
       };
     feed(pointers, taps, pace, done,
          [&](std::size_t t, std::size_t i, std::span<const float> logits) { take(out, full, t, i, logits); });

@@ -134,8 +134,10 @@ LiveSignals::LiveSignals(std::shared_ptr<const sim::Model> model, std::vector<Se
       watched_(watched),
       layers_(static_cast<std::size_t>(card_.layers)),
       cache_(std::make_unique<Cache>()) {
-  for (LayerRows& rows : layers_)
-    if (wants_probabilities(0)) rows.sums.resize(static_cast<std::size_t>(card_.query_heads));
+  for (LayerRows& rows : layers_) {
+    if (watched_.sums && !prefix_) rows.sums.resize(static_cast<std::size_t>(card_.query_heads));
+    rows.newest.resize(static_cast<std::size_t>(card_.query_heads));
+  }
   if (!prefix_) return;
   first_ = end_ = prefix_->end_;
   for (std::size_t l = 0; l < layers_.size(); ++l) {
@@ -165,6 +167,14 @@ void LiveSignals::begin(const TapPass& pass) {
 }
 
 void LiveSignals::probabilities(const TapProbabilities& block) {
+  if (newest_) {
+    assert(block.p.extent(0) == 1);
+    NewestRow& row = layers_[static_cast<std::size_t>(block.layer)].newest[static_cast<std::size_t>(block.head)];
+    row.position = block.first;
+    row.p.assign(block.p.data(), block.p.data() + block.p.extent(1));
+    row.key_position.assign(block.key_position.begin(), block.key_position.end());
+  }
+  if (prefix_ || !watched_.sums) return;
   // Keys of a prefix stand at their positions; those behind the last row are zero.
   std::vector<float> sum;
   add_block(block.p, std::min(block.first + block.p.extent(0), block.p.extent(1)), sum,
@@ -173,13 +183,28 @@ void LiveSignals::probabilities(const TapProbabilities& block) {
 
 void LiveSignals::layer(const TapLayer& shown) {
   LayerRows& rows = layers_[static_cast<std::size_t>(shown.layer)];
-  if (watched_.queries) append_queries(shown.q, rows.q);
+  if (watched_.queries) {
+    const std::int64_t announced = segments_.empty() ? 0 : segments_.back().end - first_;
+    rows.q.reserve(static_cast<std::size_t>(std::max<std::int64_t>(0, announced) * card_.query_heads * card_.head_dim));
+    append_queries(shown.q, rows.q);
+  }
   if (!watched_.norms) return;
   append_norms(shown.input, rows.hidden_norm);
   append_norms(shown.attn_in, rows.attn_in_norm);
 }
 
 void LiveSignals::end(const TapEnd&) { end_ = pass_end_; }
+
+void LiveSignals::forget_newest() {
+  for (LayerRows& rows : layers_)
+    for (NewestRow& row : rows.newest) row.position = -1;
+}
+
+sim::AttentionRow LiveSignals::newest_attention(std::int64_t layer, std::int64_t head, std::int64_t position) const {
+  const NewestRow& row = layers_[static_cast<std::size_t>(layer)].newest[static_cast<std::size_t>(head)];
+  if (position < 0 || row.position != position) return {};
+  return {row.p, row.key_position};
+}
 
 const ModelCard& LiveSignals::card() const { return card_; }
 
@@ -226,7 +251,7 @@ void LiveSignals::copy_queries(std::int64_t layer, std::int64_t head, std::int64
 
 std::vector<float> LiveSignals::column_sums(std::int64_t layer, std::int64_t head, std::int64_t until) const {
   if (prefix_ && until <= prefix_->end_) return prefix_->column_sums(layer, head, until);
-  if (wants_probabilities(layer) && until == end_)
+  if (watched_.sums && !prefix_ && until == end_)
     return layers_[static_cast<std::size_t>(layer)].sums[static_cast<std::size_t>(head)];
   if (!full_cache_)
     throw Error(Category::usage, {.doing = "reading signal column_sums",

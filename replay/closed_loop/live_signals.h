@@ -36,12 +36,17 @@ class LiveSignals final : public Tap, public sim::SignalSource {
 
   // The uncompressed cache of the tokens seen so far, for signals that need all keys (column sums). Not copied.
   void set_full_cache(const sim::CacheState* cache) { full_cache_ = cache; }
+  bool owns_prefix() const { return !prefix_; }  // no other signals stand below
   void set_probes(std::shared_ptr<const ProbeStore> probes) { probes_ = std::move(probes); }
+  // From now on tokens come one by one, and the attention of the newest one is kept until somebody changes its slots:
+  // `forget_newest`.
+  void watch_newest() { newest_ = true; }
+  void forget_newest();
   std::int64_t end() const { return end_; }  // positions [0, end) have been seen
 
   // Tap
   TapNeeds needs(std::int64_t layer) const override;
-  bool wants_probabilities(std::int64_t) const override { return watched_.sums && !prefix_; }
+  bool wants_probabilities(std::int64_t) const override { return (watched_.sums && !prefix_) || newest_; }
   void begin(const TapPass& pass) override;
   void probabilities(const TapProbabilities& block) override;
   void layer(const TapLayer& shown) override;
@@ -55,6 +60,7 @@ class LiveSignals final : public Tap, public sim::SignalSource {
   sim::QueryStatistics query_statistics(std::int64_t layer, std::int64_t head, std::int64_t skip,
                                         std::int64_t until) const override;
   std::pair<std::int64_t, std::int64_t> future(std::int64_t moment) const override;
+  sim::AttentionRow newest_attention(std::int64_t layer, std::int64_t head, std::int64_t position) const override;
   std::vector<ProbeColumns> probes(std::int64_t layer, std::int64_t head, sim::Signal kind) const override;
   std::span<const float> hidden_norm(std::int64_t layer) const override;
   std::span<const float> attention_input_norm(std::int64_t layer) const override;
@@ -63,10 +69,16 @@ class LiveSignals final : public Tap, public sim::SignalSource {
   std::span<const Span> spans() const override { return spans_; }
 
  private:
+  struct NewestRow {
+    std::int64_t position = -1;  // of the query; −1 = none
+    std::vector<float> p;
+    std::vector<std::int64_t> key_position;
+  };
   struct LayerRows {
     std::vector<float> q;                          // [own, Hq, D] post-RoPE
     std::vector<float> hidden_norm, attn_in_norm;  // [end]; the prefix's values in front
     std::vector<std::vector<float>> sums;          // [Hq][end] attention received, where sums are watched
+    std::vector<NewestRow> newest;                 // [Hq] where newest rows are watched
   };
   void copy_queries(std::int64_t layer, std::int64_t head, std::int64_t first, View<float, 2> to) const;
 
@@ -81,6 +93,7 @@ class LiveSignals final : public Tap, public sim::SignalSource {
   std::int64_t end_ = 0;
   std::int64_t pass_end_ = 0;
   Watched watched_;
+  bool newest_ = false;
   std::vector<LayerRows> layers_;
 
   struct Cache;  // lazily computed, shared by all policies of a prompt

@@ -10,6 +10,9 @@ namespace kvgrind::replay {
 PolicyCache::PolicyCache(sim::CacheState state, const sim::RunSetup& setup, const sim::SignalSource& signals)
     : state_(std::move(state)), run_(setup, signals, state_), gathered_(static_cast<std::size_t>(state_.heads())) {}
 
+PolicyCache::PolicyCache(const PolicyCache& other, const sim::SignalSource& signals, std::int64_t room)
+    : state_(other.state_.with_room(room)), run_(other.run_, signals, state_), gathered_(other.gathered_.size()) {}
+
 void PolicyCache::append(std::int64_t layer, std::int64_t first, View<const float, 3> k, View<const float, 3> v) {
   state_.append(layer, first, k, v);
 }

@@ -12,6 +12,8 @@ namespace kvgrind::replay {
 class PolicyCache final : public sim::KvCache {
  public:
   PolicyCache(sim::CacheState state, const sim::RunSetup& setup, const sim::SignalSource& signals);
+  // A fork that goes on alone, with memory for `room` more tokens.
+  PolicyCache(const PolicyCache& other, const sim::SignalSource& signals, std::int64_t room);
   PolicyCache(const PolicyCache&) = delete;  // the run refers to the state inside
   PolicyCache& operator=(const PolicyCache&) = delete;
 
