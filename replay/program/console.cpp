@@ -123,14 +123,7 @@ void Console::data(std::string_view text) {
   end_progress();
   // Flushed at once: messages on the same terminal or pipe follow what they speak of.
   if (std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0) return;
-  if (errno == EPIPE) {
-    reader_gone_ = true;
-    return;
-  }
-  throw Error(Category::write, {.doing = "writing to",
-                                .on = "standard output",
-                                .found = std::strerror(errno),
-                                .expected = "room for the output"});
+  could_not_write();
 }
 
 void Console::document(std::string_view schema, json::object body) {
@@ -142,6 +135,11 @@ void Console::document(std::string_view schema, json::object body) {
 
 void Console::finish() {
   if (reader_gone_ || std::fflush(stdout) == 0) return;
+  could_not_write();
+}
+
+// A reader that has seen enough is no error.
+void Console::could_not_write() {
   if (errno == EPIPE) {
     reader_gone_ = true;
     return;

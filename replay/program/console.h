@@ -47,6 +47,7 @@ class Console {
 
  private:
   class Meter;
+  void could_not_write();  // by errno: Error(write), or the reader is gone
   ConsoleOptions options_;
   CancelToken cancel_;
   bool color_ = false, color_stderr_ = false, one_terminal_ = false, reader_gone_ = false;

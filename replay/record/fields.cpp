@@ -5,27 +5,11 @@
 #include <algorithm>
 #include <limits>
 
+#include "core/json_words.h"
 #include "core/policy_line.h"
 
 namespace kvgrind::replay {
 namespace {
-
-std::string kind_text(const json::value& value) {
-  switch (value.kind()) {
-    case json::kind::null:
-      return "null";
-    case json::kind::bool_:
-      return "true or false";
-    case json::kind::string:
-      return "a text";
-    case json::kind::array:
-      return "a list";
-    case json::kind::object:
-      return "an object";
-    default:
-      return "the number " + json_text(value);
-  }
-}
 
 Error damaged(std::string_view what, const std::string& where, std::string found, std::string expected) {
   return Error(Category::damaged, {.doing = "reading",
@@ -45,7 +29,7 @@ Fields::Fields(const json::value& value, std::string where, std::string_view wha
                std::initializer_list<const char*> known)
     : where_(std::move(where)), what_(what) {
   object_ = value.if_object();
-  if (!object_) throw damaged(what_, where_, kind_text(value), "an object");
+  if (!object_) throw damaged(what_, where_, json_words(value), "an object");
   const std::vector<std::string> names(known.begin(), known.end());
   for (const auto& entry : *object_) {
     const std::string key(entry.key());
@@ -66,7 +50,7 @@ const json::value& Fields::require(std::string_view key) const {
 
 std::string Fields::text(std::string_view key) const {
   const json::value& value = require(key);
-  if (!value.is_string()) throw fault(key, kind_text(value), "a text");
+  if (!value.is_string()) throw fault(key, json_words(value), "a text");
   return std::string(value.get_string());
 }
 std::string Fields::text(std::string_view key, std::string_view fallback) const {
@@ -76,7 +60,7 @@ std::string Fields::text(std::string_view key, std::string_view fallback) const 
 std::int64_t Fields::integer(std::string_view key) const {
   const json::value& value = require(key);
   const std::optional<std::int64_t> number = whole(value);
-  if (!number) throw fault(key, kind_text(value), "a whole number");
+  if (!number) throw fault(key, json_words(value), "a whole number");
   return *number;
 }
 std::int64_t Fields::integer(std::string_view key, std::int64_t fallback) const {
@@ -88,7 +72,7 @@ std::vector<std::int32_t> Fields::ids(std::string_view key) const {
   for (const auto& [value, place] : list_entries(require(key), where_ + "." + std::string(key), what_)) {
     const std::optional<std::int64_t> id = whole(value);
     if (!id || *id < 0 || *id > std::numeric_limits<std::int32_t>::max())
-      throw damaged(what_, place, kind_text(value), "a token id");
+      throw damaged(what_, place, json_words(value), "a token id");
     out.push_back(static_cast<std::int32_t>(*id));
   }
   return out;
@@ -101,7 +85,7 @@ Error Fields::fault(std::string_view key, std::string found, std::string expecte
 std::vector<std::pair<const json::value&, std::string>> list_entries(const json::value& value, const std::string& where,
                                                                      std::string_view what) {
   const json::array* list = value.if_array();
-  if (!list) throw damaged(what, where, kind_text(value), "a list");
+  if (!list) throw damaged(what, where, json_words(value), "a list");
   std::vector<std::pair<const json::value&, std::string>> out;
   out.reserve(list->size());
   for (std::size_t i = 0; i < list->size(); ++i) out.emplace_back((*list)[i], fmt::format("{}[{}]", where, i));

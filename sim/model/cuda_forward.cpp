@@ -10,6 +10,7 @@
 #include "kernels/embedding/embedding_cuda.h"
 #include "kernels/norm/norm_cuda.h"
 #include "kernels/rope/rope_cuda.h"
+#include "sim/model/chunks.h"
 #include "sim/model/cuda_pass.h"
 
 namespace kvgrind::sim {
@@ -309,29 +310,9 @@ std::vector<Array<float, 2>> forward(const CudaModel& model, std::span<const Fee
 
 Array<float, 2> prefill(const CudaModel& model, const Feed& feed, std::int64_t chunk, const RunOptions& options,
                         DeviceTap* tap) {
-  assert(chunk > 0);
-  chunk = (chunk + 63) / 64 * 64;
-  const std::int64_t vocab = model.config.card.vocab, n = static_cast<std::int64_t>(feed.ids.size());
-  Array<float, 2> logits({static_cast<std::int64_t>(feed.logits_of.size()), vocab});
-  for (std::int64_t begin = 0; begin < n;) {
-    // Chunks end at absolute multiples, so that blocks of 64 queries stay whole wherever the feed starts.
-    const std::int64_t end = std::min(n, ((feed.first + begin) / chunk + 1) * chunk - feed.first);
-    Feed part = feed;
-    part.first = feed.first + begin;
-    part.ids = feed.ids.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin));
-    part.logits_of.clear();
-    std::vector<std::int64_t> into;
-    for (std::size_t i = 0; i < feed.logits_of.size(); ++i)
-      if (feed.logits_of[i] >= begin && feed.logits_of[i] < end) {
-        part.logits_of.push_back(feed.logits_of[i] - begin);
-        into.push_back(static_cast<std::int64_t>(i));
-      }
-    const Array<float, 2> got = std::move(forward(model, {&part, 1}, options, tap)[0]);
-    for (std::size_t i = 0; i < into.size(); ++i)
-      std::copy_n(got.data() + static_cast<std::int64_t>(i) * vocab, vocab, logits.data() + into[i] * vocab);
-    begin = end;
-  }
-  return logits;
+  return run_in_chunks(feed, chunk, model.config.card.vocab, [&](const Feed& part) {
+    return std::move(forward(model, {&part, 1}, options, tap)[0]);
+  });
 }
 
 }  // namespace kvgrind::sim

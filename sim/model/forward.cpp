@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "kernels/norm/norm.h"
+#include "sim/model/chunks.h"
 #include "sim/model/cuda_runtime.h"
 #include "sim/model/pass.h"
 #include "sim/model/runtime.h"
@@ -146,32 +147,12 @@ std::vector<Array<float, 2>> forward(const Model& model, std::span<const Feed> f
 }
 
 Array<float, 2> prefill(const Model& model, const Feed& feed, std::int64_t chunk, const RunOptions& options) {
-  assert(chunk > 0);
   if (model.device) return prefill(*model.device, feed, chunk, options);
-  chunk = (chunk + 63) / 64 * 64;
   const std::vector<RopeSet> rope = rope_sets(model.config, options.announced_length);
-  const std::int64_t vocab = model.config.card.vocab, n = static_cast<std::int64_t>(feed.ids.size());
-  Array<float, 2> logits({static_cast<std::int64_t>(feed.logits_of.size()), vocab});
   Workspace work;
-  for (std::int64_t begin = 0; begin < n;) {
-    // Chunks end at absolute multiples, so that blocks of 64 queries stay whole wherever the feed starts.
-    const std::int64_t end = std::min(n, ((feed.first + begin) / chunk + 1) * chunk - feed.first);
-    Feed part = feed;
-    part.first = feed.first + begin;
-    part.ids = feed.ids.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin));
-    part.logits_of.clear();
-    std::vector<std::int64_t> into;
-    for (std::size_t i = 0; i < feed.logits_of.size(); ++i)
-      if (feed.logits_of[i] >= begin && feed.logits_of[i] < end) {
-        part.logits_of.push_back(feed.logits_of[i] - begin);
-        into.push_back(static_cast<std::int64_t>(i));
-      }
-    const Array<float, 2> got = std::move(run(model, {&part, 1}, rope, work)[0]);
-    for (std::size_t i = 0; i < into.size(); ++i)
-      std::copy_n(got.data() + static_cast<std::int64_t>(i) * vocab, vocab, logits.data() + into[i] * vocab);
-    begin = end;
-  }
-  return logits;
+  return run_in_chunks(feed, chunk, model.config.card.vocab, [&](const Feed& part) {
+    return std::move(run(model, {&part, 1}, rope, work)[0]);
+  });
 }
 
 }  // namespace kvgrind::sim

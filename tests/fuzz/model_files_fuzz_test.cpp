@@ -8,6 +8,7 @@
 #include "core/json.h"
 #include "tests/fuzz/mutate.h"
 #include "tests/support/safetensors_bytes.h"
+#include "tests/support/slurp.h"
 #include "traces/model_files/model_config.h"
 #include "traces/model_files/safetensors.h"
 #include "traces/model_files/tokenizer.h"
@@ -15,15 +16,9 @@
 namespace kvgrind::traces {
 namespace {
 
-const std::filesystem::path root = KVGRIND_SOURCE_DIR;
+using tests::slurp;
 
-std::string slurp(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  EXPECT_TRUE(file) << path;
-  std::ostringstream text;
-  text << file.rdbuf();
-  return text.str();
-}
+const std::filesystem::path root = KVGRIND_SOURCE_DIR;
 
 void read_tensors(const std::string& file) {
   // A copy of its own, exactly as large: reading past it is seen by the sanitizers.

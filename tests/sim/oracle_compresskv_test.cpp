@@ -4,28 +4,17 @@
 
 #include <numeric>
 
-#include "tests/support/t8.h"
+#include "tests/sim/head_and_layer_fit.h"
 
 namespace kvgrind::tests {
 namespace {
 
 using testing::ElementsAre;
 
-EngineSetup setup_of(const ModelCard& card, std::vector<float> head, std::vector<float> layer, const char* amount) {
-  Calibration fitted;
-  fitted.method = "compresskv";
-  fitted.model = calibration_model(card);
-  fitted.tensors["head"] = {{card.layers, card.query_heads}, std::move(head)};
-  fitted.tensors["layer"] = {{card.layers}, std::move(layer)};
-  EngineSetup setup{.amount = sim::parse_amount(amount)};
-  setup.calibration = std::make_shared<const Calibration>(fitted);
-  return setup;
-}
-
 TEST(CompressKv, BudgetsByImportance) {
   std::mt19937_64 rng(91);
   const SyntheticSource source(random_data(rng, {.layers = 3, .query_heads = 1, .kv_heads = 1, .tokens = 400}));
-  const EngineSetup setup = setup_of(source.card(), {1, 1, 1}, {.5f, .3f, .2f}, "100t");
+  const EngineSetup setup = head_and_layer_fit("compresskv", source.card(), {1, 1, 1}, {.5f, .3f, .2f}, "100t");
   for (const char* like : {"paper", "official"})
     EXPECT_THAT(run_engine(std::string("compresskv(most=1.5,like=") + like + ")", source, setup).requested,
                 ElementsAre(134, 93, 73));
@@ -46,7 +35,7 @@ TEST(CompressKv, TheListDecidesForAllHeads) {
   const SyntheticSource source(std::move(data));
   const auto kept = [&](const char* heads, std::vector<float> score) {
     const EngineRun run = run_engine(std::string("compresskv(window=2,pool=1,least=0,heads=") + heads + ")", source,
-                                     setup_of(source.card(), std::move(score), {1}, "4t"));
+                                     head_and_layer_fit("compresskv", source.card(), std::move(score), {1}, "4t"));
     EXPECT_EQ(run.kept(0, 0), run.kept(0, 1));
     return run.kept(0, 1);
   };

@@ -6,21 +6,16 @@
 
 #include "core/error.h"
 #include "core/json.h"
+#include "tests/support/slurp.h"
 #include "traces/model_files/model_config.h"
 #include "traces/model_files/model_folder.h"
 
 namespace kvgrind::traces {
 namespace {
 
-const std::filesystem::path root = KVGRIND_SOURCE_DIR;
+using tests::slurp;
 
-std::string slurp(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  EXPECT_TRUE(file) << path;
-  std::ostringstream text;
-  text << file.rdbuf();
-  return text.str();
-}
+const std::filesystem::path root = KVGRIND_SOURCE_DIR;
 
 void expect_frequencies(const ModelConfig& config, const json::value& expected) {
   const auto sets = resolve_rope(config, expected.at("length").as_int64());

@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "tests/support/for_all.h"
+#include "tests/support/slurp.h"
 #include "traces/model_files/model_folder.h"
 #include "traces/model_files/tokenizer.h"
 #include "traces/model_files/unicode.h"
@@ -13,15 +14,9 @@
 namespace kvgrind::traces {
 namespace {
 
-const std::filesystem::path root = KVGRIND_SOURCE_DIR;
+using tests::slurp;
 
-std::string slurp(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  EXPECT_TRUE(file) << path;
-  std::ostringstream text;
-  text << file.rdbuf();
-  return text.str();
-}
+const std::filesystem::path root = KVGRIND_SOURCE_DIR;
 
 std::shared_ptr<const Tokenizer> golden(const std::string& form) {
   return parse_tokenizer(slurp(root / "tests/golden/tokenizers" / (form + ".json")), form);

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "core/json_words.h"
 
 namespace kvgrind::traces {
 namespace {
@@ -19,24 +20,6 @@ namespace {
 
 json::value number_or_null(double value) { return std::isfinite(value) ? json::value(value) : json::value(nullptr); }
 
-// What a JSON value is, for messages.
-std::string kind_text(const json::value& value) {
-  switch (value.kind()) {
-    case json::kind::null:
-      return "null";
-    case json::kind::bool_:
-      return "a truth value";
-    case json::kind::string:
-      return "a text";
-    case json::kind::array:
-      return "a list";
-    case json::kind::object:
-      return "an object";
-    default:
-      return "a number";
-  }
-}
-
 class Reader {
  public:
   Reader(const json::object& object, const std::string& where) : object_(object), where_(where) {}
@@ -48,32 +31,32 @@ class Reader {
   std::string text(std::string_view key, const std::string& fallback = {}) {
     const json::value* value = find(key);
     if (!value) return fallback;
-    if (!value->is_string()) bad(where_, std::string(key), kind_text(*value), "a text");
+    if (!value->is_string()) bad(where_, std::string(key), json_words(*value), "a text");
     return std::string(value->as_string());
   }
   double number(std::string_view key, double fallback) {
     const json::value* value = find(key);
     if (!value || value->is_null()) return fallback;
-    if (!value->is_number()) bad(where_, std::string(key), kind_text(*value), "a number");
+    if (!value->is_number()) bad(where_, std::string(key), json_words(*value), "a number");
     return value->to_number<double>();
   }
   std::int64_t integer(std::string_view key, std::int64_t fallback) {
     const json::value* value = find(key);
     if (!value || value->is_null()) return fallback;
     if (value->is_int64()) return value->as_int64();
-    bad(where_, std::string(key), value->is_number() ? "a fraction" : kind_text(*value), "a whole number");
+    bad(where_, std::string(key), value->is_number() ? "a fraction" : json_words(*value), "a whole number");
   }
   std::uint64_t unsigned_integer(std::string_view key) {
     const json::value* value = find(key);
     if (!value || value->is_null()) return 0;
     if (value->is_uint64()) return value->as_uint64();
     if (value->is_int64() && value->as_int64() >= 0) return static_cast<std::uint64_t>(value->as_int64());
-    bad(where_, std::string(key), kind_text(*value), "a whole number from 0");
+    bad(where_, std::string(key), json_words(*value), "a whole number from 0");
   }
   std::optional<double> maybe_number(std::string_view key) {
     const json::value* value = find(key);
     if (!value || value->is_null()) return std::nullopt;
-    if (!value->is_number()) bad(where_, std::string(key), kind_text(*value), "a number");
+    if (!value->is_number()) bad(where_, std::string(key), json_words(*value), "a number");
     return value->to_number<double>();
   }
   bool seen(std::string_view key) const {
@@ -89,7 +72,7 @@ class Reader {
 };
 
 Metric metric_from_json(const json::value& value, const std::string& where, const std::string& name) {
-  if (!value.is_object()) bad(where, "metrics." + name, kind_text(value), "an object with `value`");
+  if (!value.is_object()) bad(where, "metrics." + name, json_words(value), "an object with `value`");
   const std::string place = where + ", metric " + name;
   Reader reader(value.as_object(), place);
   constexpr double nan = std::numeric_limits<double>::quiet_NaN();
@@ -172,7 +155,7 @@ ResultRow result_row_from_json(const json::object& object, const std::string& wh
   row.stored_frac = reader.number("stored_frac", 1);
   row.touched_frac = reader.number("touched_frac", 1);
   if (const json::value* metrics = reader.find("metrics")) {
-    if (!metrics->is_object()) bad(where, "metrics", kind_text(*metrics), "an object");
+    if (!metrics->is_object()) bad(where, "metrics", json_words(*metrics), "an object");
     for (const auto& [name, value] : metrics->as_object())
       row.metrics[std::string(name)] = metric_from_json(value, where, std::string(name));
   }
