@@ -100,9 +100,21 @@ Method read_method(const MethodCard& card) {
   if (card.data.if_contains("open_loop")) out.open_loop = text_of(card.data, "open_loop", where);
   if (card.data.if_contains("identity")) out.identity = text_of(card.data, "identity", where);
   for (const char* key : {"help", "fidelity", "full"}) (void)text_of(card.data, key, where);
+  if (card.data.if_contains("protocol")) {
+    const std::string protocol = text_of(card.data, "protocol", where);
+    const auto& words = protocol_words();
+    if (std::find(words.begin(), words.end(), protocol.substr(0, protocol.find(':'))) == words.end())
+      damaged(where, "protocol " + protocol, fmt::format("one of {}, then a colon and why", fmt::join(words, ", ")));
+  }
   (void)array_of(card.data, "deviations", where);
   if (!card.data.if_contains("source")) damaged(where, "no \"source\"", "\"source\": {…}");
   return out;
+}
+
+const std::vector<std::string>& protocol_words() {
+  static const std::vector<std::string> words = {"question-blind",   "question-aware", "multi-turn",
+                                                 "while generating", "no questions",   "not stated"};
+  return words;
 }
 
 std::string expand(const Method& method, const Call& call, std::string_view whole) {

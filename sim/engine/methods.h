@@ -32,10 +32,13 @@ struct Method {
   std::vector<Line> lines;
   CountClass count = CountClass::exact;
   std::string open_loop;  // what the open loop approximates, of methods that need the closed one
-  std::string identity;  // of a fixed count: parameters that turn the method off ("stride=1"), may be empty
+  std::string identity;   // of a fixed count: parameters that turn the method off ("stride=1"), may be empty
 };
 
 Method read_method(const MethodCard& card);  // Error(damaged)
+// How a card's "protocol" begins: when the paper's own tables compress, as far as the sources that were read say; what
+// follows a colon says by what that is known.
+const std::vector<std::string>& protocol_words();
 // The line of a call; Error(usage) with a caret in `whole`.
 std::string expand(const Method& method, const Call& call, std::string_view whole);
 

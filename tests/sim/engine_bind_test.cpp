@@ -168,6 +168,12 @@ TEST(Bind, OwnMethodsStandBesideTheBuiltIn) {
                        "parameters":[],"like":[{"name":"paper","help":"h"}],"lines":[],"deviations":[]})json",
                    "x.json"),
                Error);  // tag M without the suffix -m
+  EXPECT_THROW((void)parse_method_card(
+                   R"json({"name":"x","help":"h","tag":"own","fidelity":"OL","count":"exact","full":"f","source":{},
+                       "protocol":"guessed","parameters":[],"like":[{"name":"paper","help":"h"}],
+                       "lines":[{"line":"score=key_norm"}],"deviations":[]})json",
+                   "x.json"),
+               Error);
 }
 
 TEST(Bind, CardsSayWhereTheyComeFrom) {
@@ -178,6 +184,12 @@ TEST(Bind, CardsSayWhereTheyComeFrom) {
     const auto& source = card.data.at("source").as_object();
     for (const char* key : {"title", "arxiv", "bibtex", "repository", "file"})
       ASSERT_TRUE(source.contains(key)) << card.name << ": " << key;
+    // When the paper's own tables compress; a claim says by what it is known.
+    ASSERT_TRUE(card.data.contains("protocol")) << card.name;
+    const std::string protocol(card.data.at("protocol").as_string());
+    const std::string word = protocol.substr(0, protocol.find(':'));
+    EXPECT_THAT(protocol_words(), testing::Contains(word)) << card.name;
+    EXPECT_TRUE(word == "not stated" || protocol.size() > word.size() + 2) << card.name;
     if (!source.at("arxiv").as_string().empty()) {
       EXPECT_THAT(std::string(source.at("bibtex").as_string()), HasSubstr(std::string(source.at("arxiv").as_string())));
     }

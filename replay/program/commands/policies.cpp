@@ -14,7 +14,7 @@ namespace kvgrind::program {
 namespace {
 
 struct Asked {
-  std::string name, count, needs, grep, schedule, tag, fidelity, uses, trace;
+  std::string name, count, needs, grep, schedule, tag, fidelity, protocol, uses, trace;
   bool primitives = false, table = false;
   std::shared_ptr<const replay::OpenSource> source;  // of the trace
 };
@@ -96,6 +96,12 @@ json::object entry_json(const Entry& entry) {
   return out;
 }
 
+// The protocol of the paper's own tables, in a word; what is known from where follows the colon.
+std::string protocol_of(const Entry& entry) {
+  const std::string text = card_text_of(entry, "protocol");
+  return text.substr(0, text.find(':'));
+}
+
 bool wanted(const Entry& entry, const Asked& asked) {
   if (!asked.count.empty() && asked.count != count_name(sim::count_class(*entry.policy))) return false;
   if (!asked.schedule.empty() && (asked.schedule == "once") != sim::one_shot(*entry.policy)) return false;
@@ -103,6 +109,7 @@ bool wanted(const Entry& entry, const Asked& asked) {
   if (!asked.needs.empty() && std::find(needs.begin(), needs.end(), asked.needs) == needs.end()) return false;
   if (!asked.tag.empty() && asked.tag != card_text_of(entry, "tag")) return false;
   if (!asked.fidelity.empty() && asked.fidelity != card_text_of(entry, "fidelity")) return false;
+  if (!asked.protocol.empty() && asked.protocol != protocol_of(entry)) return false;
   if (!asked.uses.empty() && !uses(*entry.policy, asked.uses)) return false;
   if (asked.source)
     for (const sim::Signal signal : sim::needed_signals(*entry.policy))
@@ -141,7 +148,8 @@ std::string card_text(const Entry& entry) {
 // The table of the guide's page extend.md.
 std::string markdown_table(const std::vector<Entry>& entries) {
   std::string text =
-      "| method | what it does | checked | loop | count | needs | source |\n|---|---|---|---|---|---|---|\n";
+      "| method | what it does | checked | loop | count | needs | paper's protocol | source |\n"
+      "|---|---|---|---|---|---|---|---|\n";
   for (const Entry& entry : entries) {
     std::vector<std::string> needs = signal_names(*entry.policy);
     for (const std::string& fit : sim::needed_calibrations(*entry.policy)) needs.push_back("`kvgrind fit " + fit + "`");
@@ -155,9 +163,10 @@ std::string markdown_table(const std::vector<Entry>& entries) {
                : !part("repository").empty() ? part("repository")
                                              : part("title");
     }
-    text += fmt::format("| `{}` | {} | {} | {} | {} | {} | {} |\n", entry.card.name, card_text_of(entry, "help"),
-                        card_text_of(entry, "tag"), card_text_of(entry, "fidelity"),
-                        count_name(sim::count_class(*entry.policy)), fmt::join(needs, ", "), source);
+    text +=
+        fmt::format("| `{}` | {} | {} | {} | {} | {} | {} | {} |\n", entry.card.name, card_text_of(entry, "help"),
+                    card_text_of(entry, "tag"), card_text_of(entry, "fidelity"),
+                    count_name(sim::count_class(*entry.policy)), fmt::join(needs, ", "), protocol_of(entry), source);
   }
   return text;
 }
@@ -253,6 +262,10 @@ Action declare(Options& options) {
   options.choice("--tag", asked->tag, {"", "V", "V-port", "M", "own"}, "only those checked in this way");
   options.choice("--fidelity", asked->fidelity, {"", "OL", "OL~", "CL"},
                  "only those that the open loop shows faithfully, given the recording, or not");
+  options.choice(
+      "--protocol", asked->protocol,
+      {"", "question-blind", "question-aware", "multi-turn", "while generating", "no questions", "not stated"},
+      "only those whose paper compressed then, as far as the card says");
   options.text("--uses", asked->uses, "only those with this primitive, such as topk or score=window_attention");
   options.text("--trace", asked->trace, "only those whose signals this trace has");
   options.text("--grep", asked->grep, "only those whose name, line or card holds this text");
