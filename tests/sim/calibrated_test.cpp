@@ -106,6 +106,30 @@ TEST(LearnedScore, LinearByHand) {
   EXPECT_NEAR(scores(geometry(), "gate_score", fitted)[3], 1 / (1 + std::exp(2.0)), 1e-6);
 }
 
+TEST(FastKvzip, GatesByValue) {
+  // Queries k and k with its parts exchanged, base keys (1, 0) and (0, 1), biases 0 and 1: the mean of the two gates.
+  Calibration gate = empty("fast_kvzip", geometry().card());
+  std::vector<float> wq(8 * 4), wk(8 * 2);
+  wq[4 * 4 + 0] = wq[5 * 4 + 1] = wq[4 * 4 + 3] = wq[5 * 4 + 2] = 1;
+  wk[4 * 2 + 0] = wk[5 * 2 + 1] = 1;
+  gate.tensors["wq 0"] = {{8, 4}, wq};
+  gate.tensors["cq 0"] = {{4}, {0, 0, 0, 0}};
+  gate.tensors["wk 0"] = {{8, 2}, wk};
+  gate.tensors["nq 0"] = gate.tensors["nk 0"] = {{2}, {1, 1}};
+  gate.tensors["base 0"] = {{2, 2}, {1, 0, 0, 1}};
+  const auto gated = [&](float first, float second) {
+    gate.tensors["b 0"] = {{2}, {first, second}};
+    return scores(geometry(), "gate_attention(sinks=0,share=0)", gate);
+  };
+  EXPECT_THAT(gated(0, 1),
+              Pointwise(FloatNear(1e-4f), {.4738f, .4738f, .6186f, .4738f, .4738f, .7078f, .4138f, .6135f}));
+  const float shut = -1e4f;  // one gate alone: half of it
+  EXPECT_THAT(gated(0, shut), Pointwise(FloatNear(1e-4f), {.5252f / 2, .5252f / 2, .5035f / 2, .5252f / 2, .5252f / 2,
+                                                           .7504f / 2, .6200f / 2, .5040f / 2}));
+  EXPECT_THAT(gated(shut, 1), Pointwise(FloatNear(1e-4f), {.4223f / 2, .4223f / 2, .7338f / 2, .4223f / 2, .4223f / 2,
+                                                           .6652f / 2, .2077f / 2, .7230f / 2}));
+}
+
 TEST(Duo, ClassesOfHeads) {
   SyntheticShape shape{.layers = 1, .query_heads = 4, .kv_heads = 4, .tokens = 40};
   std::mt19937_64 rng(31);
