@@ -20,7 +20,7 @@ namespace {
 constexpr std::int64_t max_tile_cells = 4096ll * 4096;
 constexpr double slow_tile = 6e8;  // multiply-adds: about 20 ms on two cores
 constexpr std::size_t most_maps = 64, most_sequences = 8;
-constexpr std::int64_t heads_bytes = 384ll << 20, sequences_bytes = 2ll << 30, most_sequence_bytes = 8ll << 30;
+constexpr std::int64_t heads_bytes = 256ll << 20, sequences_bytes = 2ll << 30, most_sequence_bytes = 8ll << 30;
 
 }  // namespace
 
@@ -187,7 +187,7 @@ Tile Session::attention_tile(const TileRequest& request, const CancelToken& canc
     const auto map = state_->coarse(request.sequence, request.layer, request.query_head);
     if (map && map_serves(*map, request)) return tile_from_map(*map, request, tokens);
   }
-  const auto head = state_->heads.get(*state_->run, request.sequence, request.layer, request.query_head);
+  const auto head = state_->heads.get(*state_->run, request.sequence, request.layer, request.query_head, cancel);
   const double cost = tile_cost(card, *head, request);
   const std::int64_t stride =
       request.exact || cost <= slow_tile ? 1 : static_cast<std::int64_t>(std::ceil(cost / slow_tile));
@@ -233,7 +233,7 @@ AttentionRow Session::attention_row(std::int64_t sequence, std::int64_t layer, s
 
 HeadFacts Session::head_facts(std::int64_t sequence, std::int64_t layer, std::int64_t query_head,
                               const CancelToken& cancel) const {
-  const auto head = state_->heads.get(*state_->run, sequence, layer, query_head);
+  const auto head = state_->heads.get(*state_->run, sequence, layer, query_head, cancel);
   return replay::head_facts(state_->run->card(), *head, layer, query_head, cancel);
 }
 
@@ -247,33 +247,39 @@ SpanMass Session::span_mass(std::int64_t sequence, std::int64_t begin, std::int6
                                   .found = fmt::format("positions {}:{}", begin, end),
                                   .expected = fmt::format("a range within {} tokens", tokens)});
   SpanMass out;
-  for (std::int64_t l = 0; l < card.layers; ++l)
+  const std::int64_t dim = card.head_dim;
+  for (std::int64_t l = 0; l < card.layers; ++l) {  // a pass over the whole file: everything is read once, nothing kept
+    const std::int64_t window = card.layer[static_cast<std::size_t>(l)].window;
+    const Array<float, 2> lse = state_->run->lse(sequence, l);
+    Array<float, 2> keys;
     for (std::int64_t h = 0; h < card.query_heads; ++h) {
       cancel.throw_if_cancelled();
-      const auto head = state_->heads.get(*state_->run, sequence, l, h);
+      if (h % card.group() == 0) keys = state_->run->keys(sequence, l, h / card.group());
+      cancel.throw_if_cancelled();
+      const traces::RecordedQueries queries = state_->run->queries(sequence, l, h);
       if (l == 0 && h == 0) {
-        const auto first = std::lower_bound(head->position.begin(), head->position.end(), end);
-        const std::int64_t n = head->position.end() - first, take = std::min(n, most);
+        const auto first = std::lower_bound(queries.position.begin(), queries.position.end(), end);
+        const std::int64_t n = queries.position.end() - first, take = std::min(n, most);
         for (std::int64_t i = 0; i < take; ++i) out.query.push_back(*(first + (n - 1) - (take - 1 - i) * n / take));
         out.mass = Array<float, 2>({card.layers, take});
       }
-      const std::int64_t window = card.layer[static_cast<std::size_t>(l)].window;
       for (std::size_t i = 0; i < out.query.size(); ++i) {
-        const auto it = std::lower_bound(head->position.begin(), head->position.end(), out.query[i]);
-        const float* q = head->q.data() + (it - head->position.begin()) * card.head_dim;
+        const auto it = std::lower_bound(queries.position.begin(), queries.position.end(), out.query[i]);
+        const float* q = queries.q.data() + (it - queries.position.begin()) * dim;
         float mass = 0;
         for (std::int64_t j = begin; j < end; ++j) {
           if (window > 0 && out.query[i] - j >= window) continue;
           float dot = 0;
-          for (std::int64_t d = 0; d < card.head_dim; ++d) dot += q[d] * head->k(j, d);
+          for (std::int64_t d = 0; d < dim; ++d) dot += q[d] * keys(j, d);
           float logit = card.scale * dot;
           if (card.softcap > 0) logit = card.softcap * std::tanh(logit / card.softcap);
-          mass += std::exp(logit - head->lse[static_cast<std::size_t>(out.query[i])]);
+          mass += std::exp(logit - lse(out.query[i], h));
         }
         float& largest = out.mass(l, static_cast<std::int64_t>(i));
         largest = std::max(largest, mass);
       }
     }
+  }
   return out;
 }
 
@@ -312,7 +318,7 @@ std::vector<float> Session::received_mass(std::int64_t sequence, std::int64_t la
   if (received_mass_is_sampled(sequence, layer)) {
     const std::int64_t rows = std::max<std::int64_t>(8, 256 / (end - first));
     for (std::int64_t h = first; h < end; ++h) {
-      const auto head = state_->heads.get(*state_->run, sequence, layer, h);
+      const auto head = state_->heads.get(*state_->run, sequence, layer, h, cancel);
       const auto n = static_cast<std::int64_t>(head->position.size());
       const std::int64_t take = std::min(n, rows);
       for (std::int64_t i = 0; i < take; ++i) {

@@ -26,7 +26,7 @@ void check_head(const RecordedRun& run, std::int64_t sequence, std::int64_t laye
 }
 
 std::shared_ptr<const HeadData> HeadCache::get(const RecordedRun& run, std::int64_t sequence, std::int64_t layer,
-                                               std::int64_t query_head) {
+                                               std::int64_t query_head, const CancelToken& cancel) {
   const Key key{sequence, layer, query_head};
   {
     const std::lock_guard lock(mutex_);
@@ -37,11 +37,14 @@ std::shared_ptr<const HeadData> HeadCache::get(const RecordedRun& run, std::int6
     }
   }
   check_head(run, sequence, layer, query_head, "reading a head");
+  cancel.throw_if_cancelled();
   auto data = std::make_shared<HeadData>();
   traces::RecordedQueries queries = run.queries(sequence, layer, query_head);
   data->position = std::move(queries.position);
   data->q = std::move(queries.q);
+  cancel.throw_if_cancelled();  // each read waits for others that read the file
   data->k = run.keys(sequence, layer, query_head / run.card().group());
+  cancel.throw_if_cancelled();
   const Array<float, 2> all = run.lse(sequence, layer);
   data->lse.resize(static_cast<std::size_t>(all.extent(0)));
   for (std::int64_t t = 0; t < all.extent(0); ++t) data->lse[static_cast<std::size_t>(t)] = all(t, query_head);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/array.h"
+#include "core/progress.h"
 #include "replay/open_loop/recorded_run.h"
 
 namespace kvgrind::replay {
@@ -26,7 +27,7 @@ class HeadCache {
   explicit HeadCache(std::int64_t limit_bytes) : limit_(limit_bytes) {}
   // Error(usage) for a layer, head or sequence that is not there.
   std::shared_ptr<const HeadData> get(const RecordedRun& run, std::int64_t sequence, std::int64_t layer,
-                                      std::int64_t query_head);
+                                      std::int64_t query_head, const CancelToken& cancel = {});
   std::int64_t bytes() const;
 
  private:
