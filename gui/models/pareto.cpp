@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 
 namespace kvgrind::gui {
 
@@ -48,7 +49,7 @@ ParetoData pareto_data(const std::vector<traces::ResultRow>& rows, const std::st
                                                       .policy = row.policy,
                                                       .reference = row.standing == replay::Standing::reference,
                                                       .points = {}});
-      series->points.push_back({cost->second.value, figure->second, replay::budget_words(table)});
+      series->points.push_back({cost->second.value, figure->second, replay::budget_words(table), table.budget});
     }
   }
   for (ParetoSeries& one : out.series)
@@ -60,6 +61,48 @@ ParetoData pareto_data(const std::vector<traces::ResultRow>& rows, const std::st
   out.higher_is_better = replay::higher_is_better(out.y);
   mark_hull(out.series, out.higher_is_better);
   return out;
+}
+
+void mark_shown(ParetoData& data, const std::vector<ShownJob>& jobs, const std::vector<std::string>& chosen) {
+  constexpr std::size_t many = 14;
+  bool any = false;
+  for (ParetoSeries& one : data.series)
+    for (ParetoPoint& point : one.points) {
+      point.chosen = std::find(chosen.begin(), chosen.end(), job_key(one.name, point.asked)) != chosen.end();
+      any = any || point.chosen;
+    }
+  std::set<std::size_t> taken;
+  for (const ShownJob& job : jobs) taken.insert(job.colour);
+  std::size_t next = 0;
+  const auto colour = [&](ParetoSeries& one) {
+    const auto job =
+        std::find_if(jobs.begin(), jobs.end(), [&](const ShownJob& j) { return j.asked.policy == one.name; });
+    if (job != jobs.end()) {
+      one.colour = job->colour;
+      return;
+    }
+    while (taken.contains(next)) ++next;
+    one.colour = next++;
+  };
+  for (ParetoSeries& one : data.series) {
+    const auto has = [&](bool ParetoPoint::*mark) {
+      return std::any_of(one.points.begin(), one.points.end(), [&](const ParetoPoint& p) { return p.*mark; });
+    };
+    if (one.reference) continue;
+    one.strong = any ? has(&ParetoPoint::chosen) : data.series.size() <= many || has(&ParetoPoint::hull);
+    if (one.strong) colour(one);  // the colours furthest apart for these
+  }
+  for (ParetoSeries& one : data.series)
+    if (!one.reference && !one.strong) colour(one);
+}
+
+std::vector<std::string> figures_of(const std::vector<traces::ResultRow>& rows) {
+  std::set<std::string> out;
+  for (const traces::ResultRow& row : rows)
+    if (row.status == "ok")
+      for (const auto& [name, figure] : row.metrics)
+        if (std::isfinite(figure.value)) out.insert(name);
+  return {out.begin(), out.end()};
 }
 
 Table pareto_table(const ParetoData& data) {

@@ -17,7 +17,7 @@ struct Selection {
   Range query, key;
   std::int64_t query_at = -1, key_at = -1;  // the cell under the cursor; −1 = none
   std::int64_t step = -1;                   // tokens seen; −1 = the end
-  std::vector<std::size_t> jobs;            // indices into the list of jobs; empty = all
+  std::vector<std::string> jobs;            // keys of jobs (`job_key`); empty = all
   bool operator==(const Selection&) const = default;
 };
 

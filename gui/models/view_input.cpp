@@ -19,6 +19,14 @@ std::string job_name(const std::string& policy, const std::string& budget) {
   return policy + ", " + budget + " kept";
 }
 
+std::string job_key(const std::string& policy, const std::string& budget) {
+  try {
+    return policy + "@" + sim::parse_amount(budget).text();
+  } catch (const Error&) {  // such as "removed 0.8" of a result
+    return policy + "@" + budget;
+  }
+}
+
 const traces::SequenceInfo* sequence_of(const ViewInput& input) {
   if (!input.session) return nullptr;
   for (const traces::SequenceInfo& info : input.session->run().sequences())

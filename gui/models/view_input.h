@@ -30,6 +30,8 @@ struct MapOptions {
   bool difference = false;
   bool steps = false;  // kept raster: a line a step of the chosen head, instead of a line a layer and head
   HeadOrder order = HeadOrder::layer;
+  bool follow = true;     // a selected range is zoomed to; else it is marked
+  bool received = false;  // the text is shaded by received attention even when policies are shown
   bool operator==(const MapOptions&) const = default;
 };
 
@@ -51,6 +53,8 @@ struct ViewInput {
 };
 
 std::string job_name(const std::string& policy, const std::string& budget);
+// "snapkv@0.2": a job as the selection knows it; equal for equal amounts however they are typed.
+std::string job_key(const std::string& policy, const std::string& budget);
 
 // The sequence that is looked at; null without a session.
 const traces::SequenceInfo* sequence_of(const ViewInput& input);

@@ -123,6 +123,16 @@ void write_picture(const QString& path, const Scene& scene, const Look& look, co
                                     .next = "export .svg or .csv instead"});
     return write_bytes(path, QByteArray::fromStdString(page));
   }
+  if (ending == "json") {
+    const std::string text = scene.json();
+    if (text.empty())
+      throw Error(Category::usage, {.doing = "exporting JSON",
+                                    .on = scene.title().toStdString(),
+                                    .found = "a view without it",
+                                    .expected = "the dashboard",
+                                    .next = "export .csv instead"});
+    return write_bytes(path, QByteArray::fromStdString(text));
+  }
   if (ending == "csv") {
     const std::string text = scene.csv(options.state);
     if (text.empty())
@@ -152,10 +162,11 @@ void write_picture(const QString& path, const Scene& scene, const Look& look, co
     return write_bytes(path,
                        ending == "svg" ? svg_bytes(scene, fine, size, options) : pdf_bytes(scene, fine, size, options));
   }
-  throw Error(Category::usage, {.doing = "choosing a format",
-                                .on = path.toStdString(),
-                                .found = "the ending ." + ending.toStdString(),
-                                .expected = ".png, .svg, .pdf, .csv, .npy, or .html of the text"});
+  throw Error(Category::usage,
+              {.doing = "choosing a format",
+               .on = path.toStdString(),
+               .found = "the ending ." + ending.toStdString(),
+               .expected = ".png, .svg, .pdf, .csv, .npy, .html of the text, or .json of the dashboard"});
 }
 
 }  // namespace kvgrind::gui

@@ -4,6 +4,7 @@
 
 #include <QCommandLineParser>
 #include <QFileInfo>
+#include <algorithm>
 #include <cstdio>
 #include <set>
 
@@ -62,7 +63,8 @@ void declare(QCommandLineParser& parser) {
   QStringList names;
   for (const ViewRow* view : views()) names << view->name;
   add("view", "one of " + names.join(", "), "name");
-  add("o,out", "the picture, table or array: .png, .svg, .pdf, .csv, .npy; .html of text", "file");
+  add("o,out", "the picture, table or array: .png, .svg, .pdf, .csv, .npy; .html of text, .json of the dashboard",
+      "file");
   add("layer", "layer, from 0", "n");
   add("head", "query head, from 0", "n");
   add("seq", "sequence; default: the first with something after its context", "n");
@@ -78,10 +80,12 @@ void declare(QCommandLineParser& parser) {
   add("jobs", "replay these job numbers of the results file, a comma list", "list");
   add("x", "Pareto axis: stored_frac, kept_frac or touched_frac", "name");
   add("y", "Pareto metric; default: the headline of the report", "name");
+  add("choose", "Pareto: a job to stand out, as in 'snapkv@0.1'; may be repeated", "policy@kept");
   add("pool", "max, mean or sum", "name");
   add("scale", "log or linear", "name");
   add("colours", "viridis, ember or ink", "name");
   add("values", "channels of V instead of K");
+  add("received", "text: shaded by received attention even when policies are shown");
   add("difference", "budget: second policy minus the first; attention: this trace against --diff");
   add("diff", "a trace or results that the file is held against", "file");
   add("lines", "kept: heads (a line per layer and head) or steps (of one head)", "name");
@@ -183,6 +187,7 @@ ViewInput read_input(const QCommandLineParser& parser) {
                   fmt::format("ranges within {} tokens", limits_of(input).tokens));
     input.text = std::make_shared<const std::vector<std::string>>(input.session->text(input.at.sequence));
   }
+  for (const QString& job : parser.values("choose")) input.at.jobs.push_back(job.toStdString());
   const std::string pool = choice(parser, "pool", {"max", "mean", "sum"});
   input.map.pool = pool == "max" ? replay::Pool::max : pool == "mean" ? replay::Pool::mean : replay::Pool::sum;
   input.map.log = choice(parser, "scale", {"log", "linear"}) == "log";
@@ -191,6 +196,7 @@ ViewInput read_input(const QCommandLineParser& parser) {
     if (colours == colour_map_name(map)) input.map.colours = map;
   if (!parser.isSet("colours") && parser.value("theme") == "paper") input.map.colours = 2;
   input.map.values = parser.isSet("values");
+  input.map.received = parser.isSet("received");
   input.map.difference = parser.isSet("difference");
   input.map.steps = choice(parser, "lines", {"heads", "steps"}) == "steps";
   const std::string order = choice(parser, "sort", {"layer", "entropy", "sink", "recall"});
@@ -212,6 +218,15 @@ void read_base(ViewInput& input, const QCommandLineParser& parser) {
     input.base = replay::Session::open(file.toStdString(), parser.isSet("trust"));
     input.base_tiles = std::make_shared<TilePyramid>(input.base);
   }
+}
+
+// The same policies on the trace held against, where it has the sequence.
+void replay_on_base(ViewInput& input) {
+  const auto& there = input.base->run().sequences();
+  if (std::none_of(there.begin(), there.end(), [&](const auto& info) { return info.id == input.at.sequence; })) return;
+  auto rows = std::make_shared<std::vector<traces::ResultRow>>();
+  for (const ShownJob& job : input.jobs) rows->push_back(input.base->replay(job.asked, {}, false)->row);
+  if (!rows->empty()) input.base_rows = rows;
 }
 
 QSize size_of(const QCommandLineParser& parser) {
@@ -247,6 +262,7 @@ void run(const QStringList& words) {
                 "a trace; a results file has dashboard, pareto, budget and diff");
   read_base(input, parser);
   if (input.session) add_jobs(input, parser);
+  if (input.base) replay_on_base(input);
   if (!input.rows && !input.jobs.empty()) {
     auto rows = std::make_shared<std::vector<traces::ResultRow>>();
     for (const ShownJob& job : input.jobs) rows->push_back(job.view->row);

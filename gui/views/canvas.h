@@ -17,10 +17,11 @@ class QCPPainter;
 
 namespace kvgrind::gui {
 
-// What lies under a point: words for it, and what a click on it selects (may be empty).
+// What lies under a point: words for it, what a click on it selects (may be empty), and the view a click goes to.
 struct Hit {
   QString text;
   std::function<void(Selection&)> select;
+  std::string view = {};
 };
 
 struct HitArea {

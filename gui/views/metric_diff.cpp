@@ -138,8 +138,8 @@ ScenePtr metric_diff_scene(const ViewInput& input) {
   static const std::vector<traces::ResultRow> none;
   const auto& rows = input.rows ? *input.rows : none;
   if (input.base_rows)
-    return std::make_shared<Differences>(
-        metric_diff(*input.base_rows, rows, input.results_y, input.base_name, "the results open here"));
+    return std::make_shared<Differences>(metric_diff(*input.base_rows, rows, input.results_y, input.base_name,
+                                                     input.base ? "the trace open here" : "the results open here"));
   MetricDiff diff = metric_diff_to_best(rows, input.results_y);
   if (diff.rows.empty())
     return words_scene("Differences of figures", "Fewer than two policies are ranked in these results.");

@@ -16,7 +16,9 @@ void style_axes(const Look& look, QCPAxisRect& rect) {
   for (QCPAxis* axis : rect.axes()) {
     axis->setBasePen(QPen(look.faint, 1));
     axis->setTickPen(QPen(look.faint, 1));
-    axis->setSubTickPen(QPen(look.grid, 1));
+    axis->setSubTickPen(QPen(look.faint, 0.7));
+    axis->setTickLength(0, 4);  // outside, as of the heat maps
+    axis->setSubTickLength(0, 2);
     axis->setTickLabelFont(look.small());
     axis->setTickLabelColor(look.ink);
     axis->setLabelFont(look.small());

@@ -5,9 +5,10 @@
 
 namespace kvgrind::gui {
 
-std::pair<double, double> shown_keys(const ViewState& state, const Selection& at, std::int64_t tokens) {
+std::pair<double, double> shown_keys(const ViewState& state, const ViewInput& input, std::int64_t tokens) {
+  const Selection& at = input.at;
   if (!state.window.isEmpty()) return {state.window.left(), state.window.right()};
-  if (!at.key.empty()) return {double(at.key.begin), double(at.key.end)};
+  if (input.map.follow && !at.key.empty()) return {double(at.key.begin), double(at.key.end)};
   return {0.0, double(std::max<std::int64_t>(1, tokens))};
 }
 
@@ -37,6 +38,26 @@ void draw_raster(Canvas& c, const HeatAxes& axes, const CategoryRaster& raster,
     }
   }
   c.p.drawImage(axes.plot, image);
+}
+
+void draw_ranges(Canvas& c, const HeatAxes& axes, const ViewInput& input, bool rows) {
+  const Range key = input.at.key, query = rows ? input.at.query : Range{};
+  if (input.map.follow || (key.empty() && query.empty())) return;
+  QRectF frame = axes.plot.adjusted(0, 1, 0, -1);
+  if (!key.empty()) {
+    frame.setLeft(axes.x(double(key.begin)));
+    frame.setRight(axes.x(double(key.end)));
+  }
+  if (!query.empty()) {
+    frame.setTop(axes.y(double(query.begin)));
+    frame.setBottom(axes.y(double(query.end)));
+  }
+  c.p.save();
+  c.p.setClipRect(axes.plot, Qt::IntersectClip);
+  c.p.setPen(QPen(c.look.accent, 1, Qt::DashLine));
+  c.p.setBrush(Qt::NoBrush);
+  c.p.drawRect(frame);
+  c.p.restore();
 }
 
 void draw_key_cursor(Canvas& c, const HeatAxes& axes, const Selection& at) {

@@ -9,13 +9,16 @@
 
 namespace kvgrind::gui {
 
-// Zoomed to, else selected, else all tokens.
-std::pair<double, double> shown_keys(const ViewState& state, const Selection& at, std::int64_t tokens);
+// Zoomed to, else selected and followed, else all tokens.
+std::pair<double, double> shown_keys(const ViewState& state, const ViewInput& input, std::int64_t tokens);
 
 // Every line of the raster over the axes' plot; where a pixel covers several tokens their colours mix by share.
 // Also says which part is shown: c.plot and c.shown stay with the caller.
 void draw_raster(Canvas& c, const HeatAxes& axes, const CategoryRaster& raster,
                  const std::function<QColor(std::uint8_t)>& colour);
+
+// Selected keys (and queries, where `rows` are queries) that are not zoomed to, framed.
+void draw_ranges(Canvas& c, const HeatAxes& axes, const ViewInput& input, bool rows);
 
 // A line down through the selected key, and one across at `y` (in data coordinates; none when negative).
 void draw_key_cursor(Canvas& c, const HeatAxes& axes, const Selection& at);

@@ -39,6 +39,8 @@ const ViewRow& view_named(const std::string& name) {
 }
 
 ScenePtr load_scene(const ViewRow& row, const ViewInput& input, const CancelToken& cancel) {
+  if (input.session && row.needs != Needs::rows && !sequence_of(input))  // cut before the first token was safe
+    return words_scene(row.title, "This recording holds no sequence: nothing of it was written down yet.");
   if (input.session || row.needs == Needs::rows) return row.load(input, cancel);
   const QString trace = input.rows && !input.rows->empty() && !input.rows->front().trace.empty()
                             ? " " + QString::fromStdString(input.rows->front().trace)

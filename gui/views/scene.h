@@ -27,11 +27,13 @@ class Scene {
   virtual QString title() const = 0;
   virtual QString subtitle() const { return {}; }
   virtual void paint(Canvas& canvas, const QRectF& area, const ViewState& state) const = 0;
-  virtual QRectF extent() const { return {}; }    // data coordinates; not empty: can be zoomed and panned
-  virtual bool scrolls() const { return false; }  // by lines: ViewState::window.top() is the first
+  virtual QRectF extent() const { return {}; }       // data coordinates; not empty: can be zoomed and panned
+  virtual bool keys_across() const { return true; }  // of the extent; false: queries
+  virtual bool scrolls() const { return false; }     // by lines: ViewState::window.top() is the first
   virtual std::string csv(const ViewState& = {}) const { return {}; }
   virtual Matrix matrix(const ViewState& = {}) const { return {}; }  // the numbers shown, for .npy; empty: none
-  virtual std::string html() const { return {}; }  // of a text, shaded as shown; empty: no text
+  virtual std::string json() const { return {}; }                    // of the dashboard; empty: none
+  virtual std::string html() const { return {}; }                    // of a text, shaded as shown; empty: no text
   // Arrow keys where the places on the picture are in an order of the scene's own; false: the usual way.
   virtual bool move(int /*right*/, int /*down*/, Selection&) const { return false; }
   virtual QString alt_text() const { return title() + ". " + subtitle(); }

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "gui/models/trace_diff.h"
+#include "gui/views/metric_diff.h"
 #include "gui/views/raster.h"
 
 namespace kvgrind::gui {
@@ -23,7 +24,9 @@ const Panel panels[] = {
 
 class TwoTraces final : public Scene {
  public:
-  TwoTraces(const ViewInput& input, TraceDiff diff) : input_(input), diff_(std::move(diff)) {}
+  TwoTraces(const ViewInput& input, TraceDiff diff) : input_(input), diff_(std::move(diff)) {
+    if (input.base_rows && !input.base_rows->empty()) figures_ = metric_diff_scene(input);
+  }
   QString title() const override { return "Where two recordings differ"; }
   QString subtitle() const override {
     QString text = QString("A: %1; B: %2; sequence %3")
@@ -52,6 +55,7 @@ class TwoTraces final : public Scene {
   void draw(Canvas& c, const QRectF& area, const Panel& panel) const;
   ViewInput input_;
   TraceDiff diff_;
+  ScenePtr figures_;  // what the policies lose on either, once they ran on both
 };
 
 void TwoTraces::draw(Canvas& c, const QRectF& area, const Panel& panel) const {
@@ -95,7 +99,19 @@ void TwoTraces::draw(Canvas& c, const QRectF& area, const Panel& panel) const {
                       QPointF(axes.x(double(input_.at.query_head) + 1), axes.y(double(input_.at.layer) + 1))));
 }
 
-void TwoTraces::paint(Canvas& c, const QRectF& area, const ViewState&) const {
+void TwoTraces::paint(Canvas& c, const QRectF& whole, const ViewState&) const {
+  QRectF area = whole;
+  if (figures_ && whole.height() > 260) {
+    const double lines = double(std::min<std::size_t>(8, input_.base_rows->size() + 3)) + 3;
+    area.setHeight(whole.height() - std::min(0.45 * whole.height(), lines * (line_height(c.look.small()) + 4)));
+    QRectF below(whole.left(), area.bottom() + 8, whole.width(), whole.bottom() - area.bottom() - 8);
+    const double title = line_height(c.look.bold()) + 2;
+    draw_text(c, QRectF(below.left(), below.top(), below.width(), title), figures_->title() + ": policies on both",
+              c.look.bold(), c.look.ink);
+    below.setTop(below.top() + title);
+    below.setTop(below.top() + draw_paragraph(c, below, figures_->subtitle(), c.look.small(), c.look.faint) + 2);
+    figures_->paint(c, below, {});
+  }
   const double width = area.width() / 2, height = area.height() / 2;
   for (int i = 0; i < 4; ++i)
     draw(c, QRectF(area.left() + (i % 2) * width, area.top() + (i / 2) * height, width - 6, height - 2), panels[i]);

@@ -13,7 +13,9 @@
 #include <QRegularExpression>
 #include <QTabWidget>
 #include <QVBoxLayout>
+#include <algorithm>
 
+#include "gui/models/pareto.h"
 #include "gui/models/table.h"
 #include "gui/window/main_window.h"
 #include "gui/window/panels.h"
@@ -75,7 +77,7 @@ void MainWindow::build_actions() {
     if (!current()) return;
     const QString path =
         QFileDialog::getSaveFileName(this, "Export view", QString(current()->row().name) + ".png",
-                                     "Pictures, tables and arrays (*.png *.svg *.pdf *.csv *.npy *.html)");
+                                     "Pictures, tables and arrays (*.png *.svg *.pdf *.csv *.npy *.html *.json)");
     if (!path.isEmpty()) export_view(path);
   });
   add("&File", "Copy the equal render command", QKeySequence("Ctrl+Shift+E"),
@@ -102,6 +104,7 @@ void MainWindow::build_actions() {
   for (const char* theme : {"system", "light", "dark"})
     add("&View", QString("Theme: %1").arg(theme), {}, [this, theme] { set_theme(theme); });
   build_map_actions();
+  build_pareto_actions();
 
   add("&Go", "Back", QKeySequence("Alt+Left"), [this] { desk_->back(); });
   add("&Go", "Forward", QKeySequence("Alt+Right"), [this] { desk_->forward(); });
@@ -136,6 +139,7 @@ void MainWindow::build_actions() {
       desk_->select([](Selection& s) {
         s.key = s.query = {};
         s.key_at = s.query_at = s.step = -1;
+        s.jobs.clear();
       });
   });
 
@@ -175,6 +179,10 @@ void MainWindow::build_map_actions() {
   add("&Map", "Sort heads: layer, entropy, sink, recall", QKeySequence("S"), [this] {
     change_map([](MapOptions& m) { m.order = static_cast<HeadOrder>((int(m.order) + 1) % head_orders); });
   });
+  add("&Map", "Follow the selected range", QKeySequence("Shift+F"),
+      [this] { change_map([](MapOptions& m) { m.follow = !m.follow; }); });
+  add("&Map", "Text shaded by attention or by policies", QKeySequence("B"),
+      [this] { change_map([](MapOptions& m) { m.received = !m.received; }); });
   add("&Map", "Channels of K or V", QKeySequence("V"),
       [this] { change_map([](MapOptions& m) { m.values = !m.values; }); });
   add("&Map", "Lock this view", QKeySequence("Ctrl+L"), [this] {
@@ -183,6 +191,27 @@ void MainWindow::build_map_actions() {
       tabs_->setTabText(tabs_->currentIndex(), QString(widget->row().title) + (widget->locked() ? " (locked)" : ""));
     }
   });
+}
+
+void MainWindow::build_pareto_actions() {
+  add("&Policies", "Pareto front: what stands across", QKeySequence("X"), [this] {
+    const ViewInput& input = desk_->input();
+    const auto* at = std::find(std::begin(pareto_costs), std::end(pareto_costs), input.results_x);
+    desk_->set_axes(at + 1 < std::end(pareto_costs) ? at[1] : pareto_costs[0], input.results_y);
+  });
+  add("&Policies", "Pareto front: choose the figure…", QKeySequence("M"), [this] {
+    const ViewInput& input = desk_->input();
+    QStringList names{"headline"};
+    if (input.rows)
+      for (const std::string& name : figures_of(*input.rows)) names << QString::fromStdString(name);
+    bool good = false;
+    const int at = std::max(0, int(names.indexOf(QString::fromStdString(input.results_y))));
+    const QString name = QInputDialog::getItem(this, "Figure", "What the Pareto front shows", names, at, true, &good);
+    if (!good) return;
+    if (!names.contains(name)) return say("\"" + name + "\" is no figure of these results.");
+    desk_->set_axes(input.results_x, name == "headline" ? std::string() : name.toStdString());
+  });
+  add("&Policies", "Replay the chosen jobs here", {}, [this] { desk_->add_chosen(); });
 }
 
 void MainWindow::show_palette() {

@@ -4,6 +4,8 @@
 #include <QJsonArray>
 #include <algorithm>
 
+#include "gui/models/pareto.h"
+
 namespace kvgrind::gui {
 namespace {
 
@@ -12,7 +14,9 @@ enum Priority { background = 0, replaying = 2, reading = 5 };
 
 }  // namespace
 
-Desk::Desk(JobRunner& runner, QObject* parent) : QObject(parent), runner_(runner) {}
+Desk::Desk(JobRunner& runner, QObject* parent) : QObject(parent), runner_(runner) {
+  input_.map.follow = false;  // in the window a range is marked, and zoomed to when asked
+}
 
 std::int64_t Desk::first_sequence() const {
   const std::vector<std::int64_t> measured = measured_sequences();
@@ -43,6 +47,7 @@ void Desk::open(std::shared_ptr<const replay::Session> session, const QString& p
 
 void Desk::open_results_alone(const QString& path, std::shared_ptr<const std::vector<traces::ResultRow>> rows) {
   close();
+  history_.visit(input_.at);
   open_results(path, std::move(rows));
   Q_EMIT opened();
   Q_EMIT selection_changed();
@@ -54,7 +59,9 @@ void Desk::set_base(std::shared_ptr<const replay::Session> session, const QStrin
   input_.base_tiles = std::make_shared<TilePyramid>(session);
   input_.base_name = QFileInfo(path).fileName().toStdString();
   input_.map.difference = true;
-  Q_EMIT inputs_changed();
+  base_rows_.clear();
+  base_jobs_.clear();
+  rebuild();
 }
 
 void Desk::set_base(std::shared_ptr<const std::vector<traces::ResultRow>> rows, const QString& path) {
@@ -78,12 +85,15 @@ void Desk::close() {
   rows_.clear();
   faults_.clear();
   running_.clear();
+  base_rows_.clear();
+  base_jobs_.clear();
   file_rows_ = nullptr;
   next_colour_ = 0;
 }
 
 void Desk::load_text() {
   input_.text = nullptr;
+  if (!sequence_of(input_)) return;
   const std::int64_t sequence = input_.at.sequence;
   runner_.run(
       "reading text", reading,
@@ -103,12 +113,14 @@ void Desk::moved(const Selection& before) {
   if (before.sequence != input_.at.sequence) {
     load_text();
     rebuild();
+  } else if (before.jobs != input_.at.jobs) {
+    rebuild();
   }
   Q_EMIT selection_changed();
 }
 
 void Desk::select(const std::function<void(Selection&)>& change) {
-  if (!input_.session || !change) return;
+  if (!is_open() || !change) return;
   const Selection before = input_.at;
   change(input_.at);
   input_.at = within(input_.at, limits());
@@ -122,13 +134,13 @@ void Desk::select(const std::function<void(Selection&)>& change) {
 
 void Desk::back() {
   const Selection before = input_.at;
-  if (input_.session) input_.at = history_.back();
+  if (is_open()) input_.at = history_.back();
   moved(before);
 }
 
 void Desk::forward() {
   const Selection before = input_.at;
-  if (input_.session) input_.at = history_.forward();
+  if (is_open()) input_.at = history_.forward();
   moved(before);
 }
 
@@ -153,7 +165,38 @@ void Desk::cancel_jobs() {
     faults_[key] = "cancelled";
   }
   running_.clear();
+  for (auto& [key, token] : base_jobs_) token.cancel();
   rebuild();
+}
+
+// Chosen jobs stand alone in the views; a choice of jobs that are none of ours leaves all there.
+bool Desk::chosen(const Policy& policy) const {
+  const auto is = [&](const Policy& one) {
+    const std::string key = job_key(one.policy, one.budget);
+    return std::find(input_.at.jobs.begin(), input_.at.jobs.end(), key) != input_.at.jobs.end();
+  };
+  return is(policy) || std::none_of(policies_.begin(), policies_.end(), is);
+}
+
+void Desk::add_chosen() {
+  for (const std::string& key : std::vector<std::string>(input_.at.jobs)) {
+    const std::size_t at = key.rfind('@');
+    const std::string policy = key.substr(0, at), budget = key.substr(at + 1);
+    const auto there = std::find_if(policies_.begin(), policies_.end(),
+                                    [&](const Policy& one) { return job_key(one.policy, one.budget) == key; });
+    if (there != policies_.end()) continue;
+    if (const std::string fault = replay::policy_fault(policy, budget); !fault.empty())
+      Q_EMIT message(QString::fromStdString(key + " cannot be replayed here: " + fault));
+    else
+      add_policy(policy, budget);
+  }
+}
+
+void Desk::set_axes(const std::string& x, const std::string& y) {
+  if (!is_open() || (input_.results_x == x && input_.results_y == y)) return;
+  input_.results_x = x;
+  input_.results_y = y;
+  Q_EMIT inputs_changed();
 }
 
 void Desk::remove_policy(std::size_t index) {
@@ -207,12 +250,42 @@ void Desk::run(const Policy& policy, std::int64_t sequence) {
       });
 }
 
+void Desk::run_on_base(const Policy& policy) {
+  for (const std::int64_t sequence : measured_sequences()) {
+    const Key key{policy.policy, policy.budget, sequence};
+    const auto& there = input_.base->run().sequences();
+    if (base_jobs_.contains(key) ||
+        std::none_of(there.begin(), there.end(), [&](const auto& info) { return info.id == sequence; }))
+      continue;
+    const replay::SessionJob asked{.policy = policy.policy, .budget = policy.budget, .sequence = sequence};
+    base_jobs_[key] = runner_.run(
+        QString("%1 on sequence %2 of %3")
+            .arg(QString::fromStdString(job_name(policy.policy, policy.budget)))
+            .arg(sequence)
+            .arg(QString::fromStdString(input_.base_name)),
+        background,
+        [this, session = input_.base, asked, key, generation = generation_](const CancelToken& cancel, Progress&) {
+          const auto view = session->replay(asked, cancel, false);
+          return JobRunner::Finish([this, view, session, key, generation] {
+            if (generation != generation_ || session != input_.base) return;
+            base_rows_[key] = view->row;
+            rebuild();
+          });
+        },
+        [this](const FaultText& fault) {
+          Q_EMIT message(QString::fromStdString(fault.headline + " " + fault.parts.front().second));
+        });
+  }
+}
+
 void Desk::run_missing() {
   for (const Policy& policy : policies_)
     if (!views_.contains({policy.policy, policy.budget, input_.at.sequence})) run(policy, input_.at.sequence);
   for (const Policy& policy : policies_)
     for (const std::int64_t sequence : measured_sequences())
       if (!rows_.contains({policy.policy, policy.budget, sequence})) run(policy, sequence);
+  if (input_.base)
+    for (const Policy& policy : policies_) run_on_base(policy);
 }
 
 // Jobs and rows of the input from what is there; what is missing is started.
@@ -225,7 +298,8 @@ void Desk::rebuild() {
   }
   std::erase_if(running_, [](const auto& entry) { return entry.second.cancelled(); });
   input_.jobs.clear();
-  auto rows = std::make_shared<std::vector<traces::ResultRow>>();
+  auto rows = std::make_shared<std::vector<traces::ResultRow>>(),
+       on_base = std::make_shared<std::vector<traces::ResultRow>>();
   if (file_rows_) *rows = *file_rows_;
   for (Policy& policy : policies_) {
     const Key key{policy.policy, policy.budget, input_.at.sequence};
@@ -233,7 +307,7 @@ void Desk::rebuild() {
     const auto fault = faults_.find(key);
     policy.state = view != views_.end() ? QString("done") : fault != faults_.end() ? fault->second : QString("running");
     if (!policy.shown) continue;
-    if (view != views_.end())
+    if (view != views_.end() && chosen(policy))
       input_.jobs.push_back(
           {.name = job_name(policy.policy, policy.budget),
            .asked = {.policy = policy.policy, .budget = policy.budget, .sequence = input_.at.sequence},
@@ -241,8 +315,11 @@ void Desk::rebuild() {
            .colour = policy.colour});
     for (const auto& [at, row] : rows_)
       if (std::get<0>(at) == policy.policy && std::get<1>(at) == policy.budget) rows->push_back(row);
+    for (const auto& [at, row] : base_rows_)
+      if (std::get<0>(at) == policy.policy && std::get<1>(at) == policy.budget) on_base->push_back(row);
   }
   input_.rows = rows;
+  if (input_.base) input_.base_rows = on_base->empty() ? nullptr : on_base;
   Q_EMIT policies_changed();
   Q_EMIT inputs_changed();
   run_missing();
@@ -255,6 +332,8 @@ QJsonObject Desk::session_json() const {
     policies.append(QJsonObject{{"policy", QString::fromStdString(policy.policy)},
                                 {"budget", QString::fromStdString(policy.budget)},
                                 {"shown", policy.shown}});
+  QJsonArray jobs;
+  for (const std::string& job : s.jobs) jobs.append(QString::fromStdString(job));
   const auto number = [](std::int64_t value) { return QJsonValue(qint64(value)); };
   return {{"schema", "kvgrind.session.1"},
           {"trace", path_},
@@ -270,13 +349,18 @@ QJsonObject Desk::session_json() const {
                                     {"key_end", number(s.key.end)},
                                     {"query_at", number(s.query_at)},
                                     {"key_at", number(s.key_at)},
-                                    {"step", number(s.step)}}},
+                                    {"step", number(s.step)},
+                                    {"jobs", jobs}}},
+          {"axes", QJsonObject{{"x", QString::fromStdString(input_.results_x)},
+                               {"y", QString::fromStdString(input_.results_y)}}},
           {"map", QJsonObject{{"pool", int(input_.map.pool)},
                               {"log", input_.map.log},
                               {"colours", input_.map.colours},
                               {"overlay", input_.map.overlay},
                               {"values", input_.map.values},
                               {"steps", input_.map.steps},
+                              {"follow", input_.map.follow},
+                              {"received", input_.map.received},
                               {"order", int(input_.map.order)}}}};
 }
 
@@ -289,8 +373,13 @@ void Desk::restore(const QJsonObject& object) {
   options.overlay = map["overlay"].toBool(true);
   options.values = map["values"].toBool(false);
   options.steps = map["steps"].toBool(false);
+  options.follow = map["follow"].toBool(false);
+  options.received = map["received"].toBool(false);
   options.order = static_cast<HeadOrder>(std::clamp(map["order"].toInt(0), 0, head_orders - 1));
   set_map(options);
+  const QJsonObject axes = object["axes"].toObject();
+  for (const char* cost : pareto_costs)
+    if (axes["x"].toString() == cost) set_axes(cost, axes["y"].toString().toStdString());
   const QJsonArray policies = object["policies"].toArray();
   for (const QJsonValue& value : policies) {
     const QJsonObject one = value.toObject();
@@ -311,6 +400,8 @@ void Desk::restore(const QJsonObject& object) {
     s.query_at = whole("query_at", -1);
     s.key_at = whole("key_at", -1);
     s.step = whole("step", -1);
+    s.jobs.clear();
+    for (const QJsonValue& job : at["jobs"].toArray()) s.jobs.push_back(job.toString().toStdString());
   });
 }
 

@@ -51,6 +51,9 @@ class Desk final : public QObject {
   void remove_policy(std::size_t index);
   void show_policy(std::size_t index, bool shown);
   void cancel_jobs();
+  void add_chosen();  // the chosen jobs that are not among the policies yet
+  // What the Pareto front has across and upwards; empty: the usual.
+  void set_axes(const std::string& x, const std::string& y);
   void open_results(const QString& path, std::shared_ptr<const std::vector<traces::ResultRow>> rows);
 
   QJsonObject session_json() const;
@@ -68,7 +71,9 @@ class Desk final : public QObject {
   void moved(const Selection& before);
   void load_text();
   void run_missing();
+  bool chosen(const Policy& policy) const;
   void run(const Policy& policy, std::int64_t sequence);
+  void run_on_base(const Policy& policy);
   void rebuild();
   std::int64_t first_sequence() const;
   std::vector<std::int64_t> measured_sequences() const;
@@ -82,6 +87,9 @@ class Desk final : public QObject {
   std::map<Key, traces::ResultRow> rows_;
   std::map<Key, QString> faults_;
   std::map<Key, CancelToken> running_;
+  // Of the trace held against: figures alone, on the sequences that both have.
+  std::map<Key, traces::ResultRow> base_rows_;
+  std::map<Key, CancelToken> base_jobs_;
   std::shared_ptr<const std::vector<traces::ResultRow>> file_rows_;
   std::size_t next_colour_ = 0;
   unsigned generation_ = 0;

@@ -8,6 +8,7 @@
 #include <QLabel>
 #include <QMimeData>
 #include <QPlainTextEdit>
+#include <QPushButton>
 #include <QSaveFile>
 #include <QSettings>
 #include <QStackedWidget>
@@ -17,6 +18,7 @@
 #include <cmath>
 
 #include "core/version.h"
+#include "gui/models/pareto.h"
 #include "gui/render/picture.h"
 #include "gui/window/example.h"
 #include "gui/window/pages.h"
@@ -94,10 +96,11 @@ void MainWindow::build_workspace() {
     connect(widget, &SceneWidget::failed, this, [this](const FaultText& fault) {
       say(QString::fromStdString(fault.headline + " " + fault.parts[0].second));
     });
-    connect(widget, &SceneWidget::activated, this, [this, row] {
-      if (std::string(row->name) != "heads") return;
-      for (std::size_t i = 0; i < views_.size(); ++i)
-        if (std::string(views_[i]->row().name) == "attention") go_to_view(int(i));
+    connect(widget, &SceneWidget::asked, this, [this](const std::string& view) { go_to_view(view); });
+    connect(widget, &SceneWidget::activated, this, [this, name = std::string(row->name)] {
+      if (name == "heads") go_to_view("attention");
+      if (name == "dashboard") go_to_view("pareto");
+      if (name == "pareto") desk_->add_chosen();
     });
   }
   const auto dock = [&](const QString& title, QWidget* widget, Qt::DockWidgetArea area) {
@@ -134,9 +137,17 @@ void MainWindow::say(const QString& text) {
   statusBar()->showMessage(text, 8000);
 }
 
+// The keyboard goes along: to the button that is wanted most there.
+void MainWindow::show_page(Page page) {
+  pages_->setCurrentIndex(page);
+  const char* wanted = page == start ? "example" : page == loading ? "cancel_loading" : "back_to_start";
+  if (auto* button = pages_->currentWidget()->findChild<QPushButton*>(wanted)) button->setFocus();
+}
+
 void MainWindow::close_file() {
+  ++opening_number_;
   desk_->close();
-  pages_->setCurrentIndex(start);
+  show_page(start);
   for (auto& [name, dock] : docks_) dock->hide();
   setWindowTitle("kvgrind");
 }
@@ -144,7 +155,7 @@ void MainWindow::close_file() {
 void MainWindow::show_error(const FaultText& fault) {
   error_->show_fault(fault);
   for (auto& [name, dock] : docks_) dock->hide();
-  pages_->setCurrentIndex(error);
+  show_page(error);
   say(QString::fromStdString(fault.headline));
 }
 
@@ -185,7 +196,7 @@ void MainWindow::open_trace(const QString& path, const QJsonObject& session) {
   desk_->close();
   const unsigned number = ++opening_number_;
   loading_->begin("Opening " + path);
-  pages_->setCurrentIndex(loading);
+  show_page(loading);
   opening_ = runner_->run(
       "opening " + QFileInfo(path).fileName(), 20,
       [this, path, session, number](const CancelToken&, Progress&) {
@@ -217,13 +228,25 @@ void MainWindow::open_trace(const QString& path, const QJsonObject& session) {
 }
 
 void MainWindow::open_results(const QString& path) {
-  runner_->run(
+  if (!desk_->input().session) {
+    loading_->begin("Opening " + path);
+    show_page(loading);
+  }
+  const unsigned number = opening_number_;
+  opening_ = runner_->run(
       "reading " + QFileInfo(path).fileName(), 20,
-      [this, path](const CancelToken&, Progress&) {
+      [this, path, number](const CancelToken&, Progress&) {
         auto rows =
             std::make_shared<const std::vector<traces::ResultRow>>(replay::read_result_rows(path.toStdString()));
-        return JobRunner::Finish([this, rows, path] {
-          if (!desk_->input().session) {  // on their own: the views of results
+        if (rows->empty())
+          throw Error(Category::missing, {.doing = "opening results",
+                                          .on = path.toStdString(),
+                                          .found = "no result in it yet",
+                                          .expected = "a line a finished job",
+                                          .next = "open it again when the first job is done"});
+        return JobRunner::Finish([this, rows, path, number] {
+          if (number != opening_number_) return;  // something else was opened, or it was cancelled
+          if (!desk_->input().session) {          // on their own: the views of results
             pages_->setCurrentIndex(workspace);
             desk_->open_results_alone(path, rows);
             set_layout("Results");
@@ -234,7 +257,8 @@ void MainWindow::open_results(const QString& path) {
           say(QString("%1 results of %2 joined the views").arg(rows->size()).arg(path));
         });
       },
-      [this](const FaultText& fault) {
+      [this, number](const FaultText& fault) {
+        if (number != opening_number_) return;
         if (desk_->input().session)
           say(QString::fromStdString(fault.headline + " " + fault.parts[0].second + " " + fault.parts[2].second));
         else
@@ -271,8 +295,7 @@ void MainWindow::open_base(const QString& path) {
             desk_->set_base(session, path);
           else
             desk_->set_base(rows, path);
-          for (std::size_t i = 0; i < views_.size(); ++i)
-            if (std::string(views_[i]->row().name) == "diff") go_to_view(int(i));
+          go_to_view("diff");
           say("Everything is held against " + path);
         });
       },
@@ -280,17 +303,31 @@ void MainWindow::open_base(const QString& path) {
 }
 
 void MainWindow::open_session(const QString& path) {
-  QFile file(path);
-  QJsonParseError parsed;
-  const QJsonObject object =
-      file.open(QIODevice::ReadOnly) ? QJsonDocument::fromJson(file.read(1 << 20), &parsed).object() : QJsonObject();
-  if (object["schema"].toString() != "kvgrind.session.1" || object["trace"].toString().isEmpty())
-    return show_error(fault_text(Error(Category::damaged, {.doing = "opening the session",
-                                                           .on = path.toStdString(),
-                                                           .found = "something else, or a damaged file",
-                                                           .expected = "a session that kvgrind saved",
-                                                           .next = "open the trace itself"})));
-  open_trace(object["trace"].toString(), object);
+  const unsigned number = ++opening_number_;
+  loading_->begin("Opening " + path);
+  show_page(loading);
+  opening_ = runner_->run(
+      "opening " + QFileInfo(path).fileName(), 20,
+      [this, path, number](const CancelToken&, Progress&) {
+        QFile file(path);
+        QJsonParseError parsed;
+        const bool plain = QFileInfo(path).isFile();  // reading a pipe would wait for ever
+        const QJsonObject object = plain && file.open(QIODevice::ReadOnly)
+                                       ? QJsonDocument::fromJson(file.read(1 << 20), &parsed).object()
+                                       : QJsonObject();
+        if (object["schema"].toString() != "kvgrind.session.1" || object["trace"].toString().isEmpty())
+          throw Error(Category::damaged, {.doing = "opening the session",
+                                          .on = path.toStdString(),
+                                          .found = "something else, or a damaged file",
+                                          .expected = "a session that kvgrind saved",
+                                          .next = "open the trace itself"});
+        return JobRunner::Finish([this, object, number] {
+          if (number == opening_number_) open_trace(object["trace"].toString(), object);
+        });
+      },
+      [this, number](const FaultText& fault) {
+        if (number == opening_number_) show_error(fault);
+      });
 }
 
 void MainWindow::save_session(const QString& path) {
@@ -329,8 +366,10 @@ QString MainWindow::render_command() const {
   Range key = s.key, query = s.query;
   if (!window.isEmpty() && widget->scene() && !widget->scene()->scrolls()) {
     key = {std::int64_t(window.left()), std::int64_t(std::ceil(window.right()))};
+    if (!widget->scene()->keys_across()) std::swap(key, query);
     if (window.height() > 1) query = {std::int64_t(window.top()), std::int64_t(std::ceil(window.bottom()))};
   }
+  if (window.isEmpty() && !map.follow) key = query = {};  // marked, not zoomed to
   if (!key.empty()) out += QString(" --key %1:%2").arg(key.begin).arg(key.end);
   if (!query.empty()) out += QString(" --query %1:%2").arg(query.begin).arg(query.end);
   if (s.query_at >= 0 || s.key_at >= 0) out += QString(" --at '%1'").arg(QString::fromStdString(place_text(s)));
@@ -348,6 +387,10 @@ QString MainWindow::render_command() const {
   if (map.difference) out += " --difference";
   if (map.steps) out += " --lines steps";
   if (map.order != HeadOrder::layer) out += QString(" --sort %1").arg(head_order_name(map.order));
+  if (map.received) out += " --received";
+  if (desk_->input().results_x != pareto_costs[0]) out += " --x " + QString::fromStdString(desk_->input().results_x);
+  if (!desk_->input().results_y.empty()) out += " --y '" + QString::fromStdString(desk_->input().results_y) + "'";
+  for (const std::string& job : s.jobs) out += " --choose '" + QString::fromStdString(job) + "'";
   return out + QString(" --size %1x%2 -o %3.png").arg(widget->width()).arg(widget->height()).arg(widget->row().name);
 }
 
@@ -384,6 +427,11 @@ void MainWindow::go_to_view(int index) {
   if (index < 0 || index >= tabs_->count() || pages_->currentIndex() != workspace) return;
   tabs_->setCurrentIndex(index);
   views_[std::size_t(index)]->setFocus();
+}
+
+void MainWindow::go_to_view(const std::string& name) {
+  for (std::size_t i = 0; i < views_.size(); ++i)
+    if (name == views_[i]->row().name) go_to_view(int(i));
 }
 
 void MainWindow::set_layout(const QString& name) {

@@ -33,6 +33,7 @@ class MainWindow final : public QMainWindow {
   void export_view(const QString& path);
   QString render_command() const;  // the equal `kvgrind render` line
   void go_to_view(int index);
+  void go_to_view(const std::string& name);
   void save_layout(const QString& name);  // the docks as they are, under a name of one's own
   Desk& desk() { return *desk_; }
   JobRunner& runner() { return *runner_; }
@@ -55,11 +56,13 @@ class MainWindow final : public QMainWindow {
   void build_workspace();
   void build_actions();
   void build_map_actions();
+  void build_pareto_actions();
   void open_trace(const QString& path, const QJsonObject& session = {});
   void open_results(const QString& path);
   void show_workspace(const QString& path);
   void open_session(const QString& path);
   void save_session(const QString& path);
+  void show_page(Page page);
   void close_file();
   void build_index();
   void show_error(const FaultText& fault);

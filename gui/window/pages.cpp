@@ -42,11 +42,12 @@ StartPage::StartPage(QWidget* parent) : QWidget(parent), recent_(new QListWidget
   column->addWidget(what);
   auto* example = new QPushButton("Try the built-in &example", this);
   example->setObjectName("example");
-  example->setDefault(true);
   auto* open = new QPushButton("&Open a trace, results or a session…", this);
   open->setObjectName("open");
-  column->addWidget(example);
-  column->addWidget(open);
+  for (QPushButton* button : {example, open}) {
+    button->setAutoDefault(true);  // Enter presses it, not Space alone
+    column->addWidget(button);
+  }
   recent_title_ = new QLabel("Recent files", this);
   column->addWidget(recent_title_);
   recent_->setAccessibleName("Recent files");
@@ -68,6 +69,9 @@ StartPage::StartPage(QWidget* parent) : QWidget(parent), recent_(new QListWidget
   column->addWidget(help);
   column->addStretch(2);
   set_recent({});
+  setTabOrder(example, open);
+  setTabOrder(open, recent_);
+  setTabOrder(recent_, commands);
   connect(example, &QPushButton::clicked, this, &StartPage::example_asked);
   connect(open, &QPushButton::clicked, this, &StartPage::open_asked);
   connect(recent_, &QListWidget::itemActivated, this,
@@ -88,6 +92,7 @@ LoadingPage::LoadingPage(QWidget* parent) : QWidget(parent), words_(new QLabel(t
   column->addWidget(bar_);
   auto* cancel = new QPushButton("&Cancel", this);
   cancel->setObjectName("cancel_loading");
+  cancel->setAutoDefault(true);
   column->addWidget(cancel);
   column->addStretch(1);
   words_->setWordWrap(true);
@@ -105,8 +110,12 @@ ErrorPage::ErrorPage(QWidget* parent) : QWidget(parent), headline_(heading({}, t
   column->addWidget(parts_);
   auto* copy = new QPushButton("&Copy details", this);
   auto* back = new QPushButton("&Back to the start", this);
-  column->addWidget(copy);
-  column->addWidget(back);
+  copy->setObjectName("copy_details");
+  back->setObjectName("back_to_start");
+  for (QPushButton* button : {copy, back}) {
+    button->setAutoDefault(true);
+    column->addWidget(button);
+  }
   column->addStretch(1);
   parts_->setWordWrap(true);
   parts_->setTextFormat(Qt::PlainText);

@@ -2,6 +2,7 @@
 
 #include <QMouseEvent>
 #include <QToolTip>
+#include <algorithm>
 #include <cmath>
 
 #include "gui/views/qcp.h"
@@ -199,7 +200,8 @@ void SceneWidget::fit_selection() {
     }
   };
   double x0 = window.left(), x1 = window.right(), y0 = window.top(), y1 = window.bottom();
-  fit(s.key, s.key_at, x0, x1);
+  const bool keys = scene_->keys_across();
+  fit(keys ? s.key : s.query, keys ? s.key_at : s.query_at, x0, x1);
   if (window.height() > 1) fit(s.query, s.query_at, y0, y1);
   set_window(QRectF(QPointF(x0, y0), QPointF(x1, y1)));
 }
@@ -237,7 +239,8 @@ void SceneWidget::mousePressEvent(QMouseEvent* event) {
   pressed_ = event->position();
   dragging_ = false;
   const bool zoomable = scene_ && !scene_->extent().isEmpty() && plot_.contains(pressed_);
-  boxing_ = zoomable && (event->modifiers() & Qt::ShiftModifier);
+  brushing_ = zoomable && (event->modifiers() & Qt::ControlModifier);
+  boxing_ = zoomable && (brushing_ || (event->modifiers() & Qt::ShiftModifier));
   pressed_window_ = zoomable && !boxing_ ? shown_ : QRectF();
   box_ = {};
 }
@@ -246,27 +249,50 @@ void SceneWidget::mouseReleaseEvent(QMouseEvent* event) {
   if (event->button() != Qt::LeftButton) return;
   if (boxing_) {
     boxing_ = false;
-    if (box_.width() > 4 && box_.height() > 4) set_window(QRectF(data_at(box_.topLeft()), data_at(box_.bottomRight())));
+    if (brushing_)
+      brush();
+    else if (box_.width() > 4 && box_.height() > 4)
+      set_window(QRectF(data_at(box_.topLeft()), data_at(box_.bottomRight())));
     update();
     return;
   }
   if (dragging_) return;
   const QPointF at = event->position();
-  const bool query = event->modifiers() & Qt::AltModifier;
+  const bool query = event->modifiers() & Qt::AltModifier, more = event->modifiers() & Qt::ShiftModifier;
   for (auto it = hits_.rbegin(); it != hits_.rend(); ++it)
     if (it->area.contains(at))
       if (const auto hit = it->at(at)) {
         if (hit->select)
           desk_.select([&](Selection& s) {
             const std::int64_t before = s.key_at;
+            const std::vector<std::string> jobs = s.jobs;
             hit->select(s);
+            if (more && s.jobs != jobs)
+              for (const std::string& job : jobs)
+                if (std::find(s.jobs.begin(), s.jobs.end(), job) == s.jobs.end()) s.jobs.push_back(job);
             if (query) {
               s.query_at = s.key_at;
               s.key_at = before;
             }
           });
+        if (!hit->view.empty()) Q_EMIT asked(hit->view);
         return;
       }
+}
+
+void SceneWidget::mouseDoubleClickEvent(QMouseEvent* event) {
+  if (event->button() == Qt::LeftButton) Q_EMIT activated();
+}
+
+// The keys (and, of a map, the queries) under the box become the selected range.
+void SceneWidget::brush() {
+  if (box_.width() < 2) return;
+  const QPointF a = data_at(box_.topLeft()), b = data_at(box_.bottomRight());
+  const bool map = scene_->extent().height() > 1;
+  desk_.select([&](Selection& s) {
+    (scene_->keys_across() ? s.key : s.query) = {std::int64_t(a.x()), std::int64_t(std::ceil(b.x()))};
+    if (map && box_.height() > 2) s.query = {std::int64_t(a.y()), std::int64_t(std::ceil(b.y()))};
+  });
 }
 
 void SceneWidget::wheelEvent(QWheelEvent* event) {
@@ -295,9 +321,11 @@ bool SceneWidget::arrow(int key, bool extend) {
     update();
     return true;
   }
+  bool moved = false;
+  if (scene_ && !extend) desk_.select([&](Selection& s) { moved = scene_->move(dx, dy, s); });
+  if (moved) return true;
   if (limits.tokens == 0) return false;
   desk_.select([&](Selection& s) {
-    if (scene_ && !extend && scene_->move(dx, dy, s)) return;
     if (name == "heads" || name == "budget") {
       const std::int64_t step = name == "budget" ? std::max<std::int64_t>(1, limits.query_heads / limits.kv_heads) : 1;
       s.query_head += dx * step;

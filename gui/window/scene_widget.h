@@ -17,6 +17,7 @@ class SceneWidget final : public QWidget {
   const ScenePtr& scene() const { return scene_; }
   const Look& look() const { return look_; }
   QRectF window() const { return state_.window; }
+  const std::vector<HitArea>& hits() const { return hits_; }  // of the last picture
   bool busy() const { return loading_ || fetching_; }
   void zoom(double factor, QPointF at);  // about a point of the widget
   void fit_all();
@@ -28,8 +29,9 @@ class SceneWidget final : public QWidget {
   QSize minimumSizeHint() const override { return {160, 120}; }
 
  Q_SIGNALS:
-  void pointed(const QString& text);  // what lies under the pointer or the cursor
-  void activated();                   // Enter
+  void pointed(const QString& text);    // what lies under the pointer or the cursor
+  void activated();                     // Enter, or a double click
+  void asked(const std::string& view);  // a click wants another view
   void loaded();
   void failed(const FaultText& fault);
 
@@ -40,6 +42,7 @@ class SceneWidget final : public QWidget {
   void mouseMoveEvent(QMouseEvent* event) override;
   void mousePressEvent(QMouseEvent* event) override;
   void mouseReleaseEvent(QMouseEvent* event) override;
+  void mouseDoubleClickEvent(QMouseEvent* event) override;
   void wheelEvent(QWheelEvent* event) override;
   void keyPressEvent(QKeyEvent* event) override;
 
@@ -49,6 +52,7 @@ class SceneWidget final : public QWidget {
   void set_window(QRectF window);
   QPointF data_at(QPointF at) const;
   bool arrow(int key, bool extend);
+  void brush();
 
   const ViewRow& row_;
   Desk& desk_;
@@ -63,7 +67,7 @@ class SceneWidget final : public QWidget {
   bool dirty_ = true, loading_ = false, fetching_ = false, locked_ = false;
   QPointF pressed_;
   QRectF pressed_window_, box_;
-  bool dragging_ = false, boxing_ = false;
+  bool dragging_ = false, boxing_ = false, brushing_ = false;
 };
 
 }  // namespace kvgrind::gui

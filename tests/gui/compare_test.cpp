@@ -3,6 +3,7 @@
 
 #include <QFile>
 #include <QTemporaryDir>
+#include <algorithm>
 #include <cmath>
 
 #include "core/error.h"
@@ -177,6 +178,34 @@ TEST_F(Alone, TwoTracesAreCompared) {
   EXPECT_FALSE(window.current()->scene()->title().contains("against the other trace"));
 }
 
+TEST_F(Alone, PoliciesRunOnBothTraces) {
+  window.open_file(example_trace());
+  ASSERT_TRUE(wait_for([&] { return window.page() == MainWindow::workspace; }));
+  window.desk().add_policy("knorm", "0.2");
+  window.open_base(example_trace());
+  ASSERT_TRUE(wait_for([&] { return window.desk().input().base != nullptr; }));
+  window.desk().add_policy("window", "0.1");
+  const auto both = [&] {
+    const auto rows = window.desk().input().base_rows;
+    return rows && rows->size() == 4 && window.runner().idle();  // two policies on two sequences
+  };
+  ASSERT_TRUE(wait_for(both));
+  // The same recording: the same figures.
+  const MetricDiff diff = metric_diff(*window.desk().input().base_rows, *window.desk().input().rows, "", "a", "b");
+  EXPECT_EQ(diff.paired, 4);
+  ASSERT_EQ(diff.rows.size(), 2u);
+  for (const MetricDiffRow& row : diff.rows) EXPECT_EQ(row.delta.value, 0) << row.policy;
+  ASSERT_TRUE(tests::settled(window));
+  (void)window.current()->grab();
+  const auto& hits = window.current()->hits();
+  EXPECT_TRUE(std::any_of(hits.begin(), hits.end(), [](const HitArea& area) {
+    const auto hit = area.at(area.area.center());
+    return hit && hit->text.startsWith("knorm at 0.2");
+  }));
+  window.desk().remove_policy(1);
+  EXPECT_EQ(window.desk().input().base_rows->size(), 2u);
+}
+
 TEST(RenderAlone, ComparesTwoFiles) {
   QTemporaryDir folder;
   const QString a = write_rows(folder, "a.jsonl", made_rows(0)), b = write_rows(folder, "b.jsonl", made_rows(-0.05));
@@ -186,6 +215,9 @@ TEST(RenderAlone, ComparesTwoFiles) {
   EXPECT_EQ(render({b, "--view", "attention", "-o", folder.filePath("x.png")}), exit_code(Category::usage));
   EXPECT_EQ(render({example_trace(), "--view", "attention", "--diff", example_trace(), "--difference", "-o",
                     folder.filePath("e.png")}),
+            0);
+  EXPECT_EQ(render({example_trace(), "--view", "diff", "--diff", example_trace(), "--policy", "knorm", "-o",
+                    folder.filePath("f.png")}),
             0);
   EXPECT_EQ(render({example_trace(), "--view", "pareto", "--policy", "knorm", "-o", folder.filePath("p.npy")}),
             exit_code(Category::usage));  // points are no array

@@ -38,7 +38,8 @@ struct LongTrace {
                     (double(query + 1) - first - found));
   }
 
-  void record(const std::filesystem::path& path) const {
+  // `until`: stops there as a crash would, and leaves path + ".part"; negative: the whole.
+  void record(const std::filesystem::path& path, std::int64_t until = -1) const {
     traces::Recorder::Plan plan;
     plan.card.family = "synthetic";
     plan.card.name = "long";
@@ -99,6 +100,7 @@ struct LongTrace {
                  .rows_k = rows(k),
                  .rows_v = rows(v)});
       out.end({});
+      if (until >= 0 && first + n >= until) return out.settle();
     }
     out.sequence_done(0);
     out.close();

@@ -3,7 +3,7 @@
 
 #include "gui/models/table.h"
 #include "gui/models/tile_pyramid.h"
-#include "gui/views/scene.h"
+#include "gui/views/raster.h"
 
 namespace kvgrind::gui {
 namespace {
@@ -81,6 +81,7 @@ class Attention final : public Scene {
 QRectF Attention::shown(const ViewState& state) const {
   if (!state.window.isEmpty()) return state.window.intersected(extent());
   QRectF out = extent();
+  if (!input_.map.follow) return out;
   const Selection& at = input_.at;
   if (!at.key.empty()) {
     out.setLeft(double(at.key.begin));
@@ -272,6 +273,7 @@ void Attention::paint(Canvas& c, const QRectF& area, const ViewState& state) con
     c.p.drawLine(QPointF(axes.plot.left(), y), QPointF(axes.plot.right(), y));
   }
   c.p.restore();
+  draw_ranges(c, axes, input_, true);
 
   AxisLabels texts;
   if (labels) {

@@ -45,7 +45,8 @@ class Channels final : public Scene {
  private:
   void strip(Canvas& c, const QRectF& area, const QString& title, const Array<float, 2>& values, double high,
              bool last) const;
-  void histogram(Canvas& c, const QRectF& area) const;
+  void histogram(Canvas& c, const QRectF& area, const QString& title,
+                 const std::vector<std::pair<const Array<float, 2>*, QColor>>& lists) const;
   ViewInput input_;
   replay::ChannelFacts facts_;
 };
@@ -76,7 +77,11 @@ void Channels::strip(Canvas& c, const QRectF& area, const QString& title, const 
   if (!last) labels.x.emplace_back(-1.0, QString());
   draw_axes(c, axes, labels);
   draw_colour_bar(c, axes.plot, table, 0, high, false, "");
-  c.hit(axes.plot, [&values, axes, title](QPointF at) -> std::optional<Hit> {
+  const double own = double(input_.at.query_head / query_heads_per(input_, values.extent(0)));
+  c.p.setPen(QPen(c.look.accent, 1.6));
+  c.p.setBrush(Qt::NoBrush);
+  c.p.drawRect(QRectF(QPointF(axes.plot.left(), axes.y(own)), QPointF(axes.plot.right(), axes.y(own + 1))));
+  c.hit(axes.plot, [this, &values, axes, title](QPointF at) -> std::optional<Hit> {
     const auto h = std::clamp<std::int64_t>(std::int64_t(axes.row(at.y())), 0, values.extent(0) - 1);
     const auto d = std::clamp<std::int64_t>(std::int64_t(axes.column(at.x())), 0, values.extent(1) - 1);
     return Hit{QString("%1: kv%2, channel %3: %4")
@@ -84,30 +89,42 @@ void Channels::strip(Canvas& c, const QRectF& area, const QString& title, const 
                    .arg(h)
                    .arg(d)
                    .arg(QString::fromStdString(short_number(double(values(h, d))))),
-               {}};
+               choose_group(input_, values.extent(0), input_.at.layer, h)};
   });
 }
 
-void Channels::histogram(Canvas& c, const QRectF& area) const {
+// How many channels have which value: one outline a list, on one scale.
+void Channels::histogram(Canvas& c, const QRectF& area, const QString& title,
+                         const std::vector<std::pair<const Array<float, 2>*, QColor>>& lists) const {
   constexpr int bins = 24;
-  const double high = largest(facts_.mean_abs);
-  QList<double> x, y;
-  for (int i = 0; i < bins; ++i) {
-    x.push_back((i + 0.5) * high / bins);
-    y.push_back(0);
-  }
-  for (std::int64_t i = 0; i < facts_.mean_abs.size(); ++i)
-    if (std::isfinite(facts_.mean_abs.data()[i]))
-      y[std::clamp(int(double(facts_.mean_abs.data()[i]) / high * bins), 0, bins - 1)] += 1;
+  double high = 0, most = 1;
+  for (const auto& [values, colour] : lists) high = std::max(high, largest(*values));
   const auto plot = make_plot(c.look);
-  auto* bars = new QCPBars(plot->xAxis, plot->yAxis);
-  bars->setWidth(high / bins * 0.9);
-  bars->setData(x, y, true);
-  bars->setPen(Qt::NoPen);
-  bars->setBrush(QColor(0x00, 0x72, 0xB2));
+  for (const auto& [values, colour] : lists) {
+    QList<double> x, y;
+    for (int i = 0; i < bins; ++i) {
+      x.push_back((i + 0.5) * high / bins);
+      y.push_back(0);
+    }
+    for (std::int64_t i = 0; i < values->size(); ++i)
+      if (std::isfinite(values->data()[i]))
+        y[std::clamp(int(double(values->data()[i]) / high * bins), 0, bins - 1)] += 1;
+    auto* bars = new QCPBars(plot->xAxis, plot->yAxis);
+    bars->setWidth(high / bins * 0.9);
+    bars->setData(x, y, true);
+    bars->setPen(Qt::NoPen);
+    QColor fill = colour;
+    if (lists.size() > 1) fill.setAlpha(150);
+    bars->setBrush(fill);
+    most = std::max(most, *std::max_element(y.begin(), y.end()));
+  }
+  QSharedPointer<QCPAxisTickerFixed> whole(new QCPAxisTickerFixed);  // channels are counted
+  whole->setTickStep(std::max(1.0, std::ceil(most / 5)));
+  plot->yAxis->setTicker(whole);
+  plot->yAxis->setSubTicks(false);
   plot->xAxis->setRange(0, high);
-  plot->yAxis->setRange(0, 1.05 * *std::max_element(y.begin(), y.end()));
-  plot->xAxis->setLabel("mean |x| of a channel");
+  plot->yAxis->setRange(0, 1.05 * most);
+  plot->xAxis->setLabel(title);
   plot->yAxis->setLabel("channels");
   plot->xAxis->ticker()->setTickCount(4);
   draw_plot(c, area, *plot);
@@ -127,7 +144,14 @@ void Channels::paint(Canvas& c, const QRectF& area, const ViewState&) const {
   strip(c, place(1), "largest |x|", facts_.largest, largest(facts_.largest), false);
   strip(c, place(2), "relative error at 4 bits, scales per token", facts_.token_error, error, false);
   strip(c, place(3), "relative error at 4 bits, scales per channel", facts_.channel_error, error, true);
-  histogram(c, QRectF(area.right() - side, area.top() + 4, side, std::min(area.height(), 320.0)));
+  const QColor blue(0x00, 0x72, 0xB2), orange(0xD5, 0x5E, 0x00);
+  QRectF right(area.right() - side, area.top() + 4, side, area.height() - 4);
+  right.setHeight(std::min((right.height() - 10) / 2, 330.0));
+  histogram(c, right, "mean |x| of a channel", {{&facts_.mean_abs, blue}});
+  right.moveTop(right.bottom() + 6);
+  right.setTop(right.top() + draw_legend(c, right.adjusted(40, 0, 0, 0),
+                                         {{"scales per token", orange, 0}, {"scales per channel", blue, 0}}));
+  histogram(c, right, "relative error at 4 bits", {{&facts_.token_error, orange}, {&facts_.channel_error, blue}});
 }
 
 ScenePtr load(const ViewInput& input, const CancelToken& cancel) {
@@ -139,12 +163,15 @@ ScenePtr load(const ViewInput& input, const CancelToken& cancel) {
 
 namespace rows {
 extern const ViewRow channels;
-const ViewRow channels{.name = "channels",
-                       .title = "Channels",
-                       .help = "Sizes and quantisation errors per channel of K. `--values` or the menu shows V.",
-                       .place = 120,
-                       .needs = Needs::trace,
-                       .load = load};
+const ViewRow channels{
+    .name = "channels",
+    .title = "Channels",
+    .help =
+        "Sizes and quantisation errors per channel of K; V shows those of V. A click chooses a head, PgUp and "
+        "PgDn another layer.",
+    .place = 120,
+    .needs = Needs::trace,
+    .load = load};
 }  // namespace rows
 
 }  // namespace kvgrind::gui

@@ -1,4 +1,5 @@
 // Dashboard: what was recorded, what the results say in one sentence, warnings, and a small Pareto plot.
+#include "core/json.h"
 #include "gui/models/table.h"
 #include "gui/views/pareto_plot.h"
 #include "gui/views/scene.h"
@@ -7,14 +8,17 @@ namespace kvgrind::gui {
 namespace {
 
 struct Card {
-  QString title;
+  QString title, view;  // the view that shows more of it
   std::vector<std::pair<QString, QString>> lines;
 };
 
 class Dashboard final : public Scene {
  public:
   explicit Dashboard(const ViewInput& input) : input_(input) {
-    if (input.rows && !input.rows->empty()) data_ = pareto_data(*input.rows, input.results_x, input.results_y);
+    if (input.rows && !input.rows->empty()) {
+      data_ = pareto_data(*input.rows, input.results_x, input.results_y);
+      mark_shown(data_, input.jobs, input.at.jobs);
+    }
     if (input.session) add_trace_cards();
     add_result_card();
   }
@@ -24,6 +28,7 @@ class Dashboard final : public Scene {
                : "Results";
   }
   void paint(Canvas& c, const QRectF& area, const ViewState&) const override;
+  std::string json() const override;
   std::string csv(const ViewState&) const override {
     Table table{.header = {"card", "key", "value"}, .rows = {}};
     for (const Card& card : cards_)
@@ -44,10 +49,27 @@ class Dashboard final : public Scene {
   std::vector<QString> warnings_;
 };
 
+std::string Dashboard::json() const {
+  json::object cards;
+  for (const Card& card : cards_) {
+    json::object& lines = cards[card.title.toStdString()].emplace_object();
+    for (const auto& [key, value] : card.lines) lines[key.toStdString()] = value.toStdString();
+  }
+  json::array warnings;
+  for (const QString& warning : warnings_) warnings.emplace_back(warning.toStdString());
+  return json_text(json::object{{"schema", "kvgrind.dashboard.1"},
+                                {"title", title().toStdString()},
+                                {"verdict", data_.verdict},
+                                {"cards", cards},
+                                {"warnings", warnings}}) +
+         "\n";
+}
+
 void Dashboard::add_trace_cards() {
   const replay::RecordedRun& run = input_.session->run();
   const ModelCard& card = run.card();
   cards_.push_back({"Model",
+                    "heads",
                     {{"family", QString::fromStdString(card.family)},
                      {"layers", QString::number(card.layers)},
                      {"heads", QString("%1 query, %2 KV").arg(card.query_heads).arg(card.kv_heads)},
@@ -59,6 +81,7 @@ void Dashboard::add_trace_cards() {
     longest = std::max(longest, info.tokens);
   }
   Card recording{"Recording",
+                 "text",
                  {{"sequences", QString::number(run.sequences().size())},
                   {"tokens", QString::number(tokens)},
                   {"longest", QString("%1 tokens").arg(longest)},
@@ -77,7 +100,7 @@ void Dashboard::add_trace_cards() {
 }
 
 void Dashboard::add_result_card() {
-  Card card{"Results", {}};
+  Card card{"Results", "pareto", {}};
   if (data_.series.empty()) {
     card.lines.emplace_back("jobs", "none yet: add a policy or open a results file");
   } else {
@@ -99,6 +122,9 @@ double Dashboard::paint_card(Canvas& c, const QRectF& area, const Card& card) co
   c.p.setPen(QPen(c.look.grid, 1));
   c.p.setBrush(c.look.panel);
   c.p.drawRoundedRect(box, 4, 4);
+  c.hit(box, [view = card.view](QPointF) -> std::optional<Hit> {
+    return Hit{QString("a click opens the view %1").arg(view_named(view.toStdString()).title), {}, view.toStdString()};
+  });
   const QRectF inside = box.adjusted(12, 8, -12, -8);
   draw_text(c, QRectF(inside.left(), inside.top(), inside.width(), height), card.title, c.look.bold(), c.look.ink);
   double y = inside.top() + height + 2;
@@ -138,6 +164,7 @@ void Dashboard::paint(Canvas& c, const QRectF& area, const ViewState&) const {
   const QString verdict =
       data_.verdict.empty() ? QString("Nothing is ranked yet.") : QString::fromStdString(data_.verdict);
   right.setTop(right.top() + draw_paragraph(c, right, verdict, c.look.bold(1.05), c.look.ink) + 10);
+  c.hit(right, [](QPointF) -> std::optional<Hit> { return Hit{"a click opens the Pareto front", {}, "pareto"}; });
   draw_pareto(c, right, data_, false);
 }
 
@@ -149,7 +176,7 @@ namespace rows {
 extern const ViewRow dashboard;
 const ViewRow dashboard{.name = "dashboard",
                         .title = "Dashboard",
-                        .help = "What was recorded, and what the results say in one sentence.",
+                        .help = "What was recorded, and what the results say in one sentence. A card opens its view.",
                         .place = 10,
                         .needs = Needs::rows,
                         .load = load};

@@ -72,6 +72,7 @@ class Diff final : public Scene {
 void Diff::raster(Canvas& c, const HeatAxes& axes) const {
   draw_raster(c, axes, raster_, [&](std::uint8_t one) { return agreement_colour(Agreement(one), c.look); });
   draw_axes(c, axes, layer_labels(diff_.a.layers, diff_.a.heads));
+  draw_ranges(c, axes, input_, false);
   draw_key_cursor(c, axes, input_.at);
   c.hit(axes.plot, [this, axes](QPointF at) -> std::optional<Hit> {
     const auto group = std::clamp<std::int64_t>(std::int64_t(axes.row(at.y())), 0, diff_.a.groups() - 1);
@@ -111,6 +112,7 @@ void Diff::table(Canvas& c, const QRectF& area) const {
       draw_text(c, QRectF(x, y, width - 6, height), text, small,
                 row == 0      ? c.look.faint
                 : column == 4 ? agreement_colour(text == "A" ? Agreement::only_a : Agreement::only_b, c.look)
+                                    .lighter(c.look.dark ? 150 : 100)
                               : c.look.ink);
       x += width;
     }
@@ -140,7 +142,7 @@ void Diff::paint(Canvas& c, const QRectF& area, const ViewState& state) const {
                 .y1 = double(std::max<std::int64_t>(1, diff_.a.groups())),
                 .x_title = "key position",
                 .y_title = "layer and head"};
-  std::tie(axes.x0, axes.x1) = shown_keys(state, input_.at, diff_.a.tokens);
+  std::tie(axes.x0, axes.x1) = shown_keys(state, input_, diff_.a.tokens);
   raster(c, axes);
   table(c, QRectF(rest.right() - side, rest.top(), side, rest.height()));
   c.plot = axes.plot;

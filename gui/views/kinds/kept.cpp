@@ -156,6 +156,7 @@ void Kept::draw(Canvas& c, const Band& band, const HeatAxes& axes, bool last) co
       c.p.drawLine(QPointF(axes.plot.left() + 1, y), QPointF(axes.plot.right() - 1, y));
     }
   }
+  draw_ranges(c, axes, input_, false);
   draw_key_cursor(c, axes, input_.at);
   if (steps_ && input_.at.step >= 0) draw_line_cursor(c, axes, double(band.step) + 0.5);
   c.hit(axes.plot, [this, &band, axes](QPointF at) -> std::optional<Hit> {
@@ -178,7 +179,7 @@ void Kept::paint(Canvas& c, const QRectF& area, const ViewState& state) const {
   const double title = line_height(c.look.font) + 2;
   const QRectF frame = heat_plot_area(c, rest, 12);
   const double each = frame.height() / double(bands_.size());
-  const auto [x0, x1] = shown_keys(state, input_.at, tokens_);
+  const auto [x0, x1] = shown_keys(state, input_, tokens_);
   for (std::size_t i = 0; i < bands_.size(); ++i) {
     const Band& band = bands_[i];
     const double top = frame.top() + double(i) * each;

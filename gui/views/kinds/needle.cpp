@@ -12,14 +12,16 @@ namespace {
 
 constexpr std::int64_t most_queries = 400;
 constexpr double low_mass = 1e-3;
-const ColourTable& kept_colours(bool dark) {
-  static const ColourTable light = colour_table(2);
-  static const ColourTable night = [] {
-    ColourTable out = colour_table(2);
-    std::reverse(out.begin(), out.end());
-    return out;
-  }();
-  return dark ? night : light;
+// From the ground to the policy's own colour: what it holds stands in its colour.
+ColourTable kept_colours(const Look& look, std::size_t colour) {
+  const QColor none = look.panel, all = job_ink(look, colour);
+  ColourTable out{};
+  for (int i = 0; i < 256; ++i) {
+    const auto mix = [&](int from, int to) { return from + (to - from) * i / 255; };
+    out[std::size_t(i)] =
+        qRgb(mix(none.red(), all.red()), mix(none.green(), all.green()), mix(none.blue(), all.blue()));
+  }
+  return out;
 }
 
 class Needle final : public Scene {
@@ -47,7 +49,13 @@ class Needle final : public Scene {
   Matrix matrix(const ViewState&) const override {
     return data_.mass.query.empty() ? Matrix() : matrix_of(data_.mass.mass);
   }
-  void paint(Canvas& c, const QRectF& area, const ViewState&) const override;
+  void paint(Canvas& c, const QRectF& area, const ViewState& state) const override;
+  QRectF extent() const override {
+    if (data_.mass.query.empty()) return {};
+    const double first = double(data_.mass.query.front());
+    return QRectF(first, 0, double(data_.mass.query.back()) + 1 - first, 1);
+  }
+  bool keys_across() const override { return false; }
   // Left and right go from span to span.
   bool move(int right, int, Selection& s) const override {
     if (right == 0 || data_.all.size() < 2) return false;
@@ -58,15 +66,16 @@ class Needle final : public Scene {
 
  private:
   double lanes(Canvas& c, const QRectF& area) const;
-  void panel(Canvas& c, const QRectF& area, const QString& title, const QString& verdict, const NeedleJob* job,
-             bool last) const;
+  // `keys`: the queries shown, across.
+  void panel(Canvas& c, const QRectF& area, const QRectF& keys, const QString& title, const QString& verdict,
+             const NeedleJob* job, bool last) const;
   ViewInput input_;
   NeedleData data_;
   QString words_;
 };
 
-void Needle::panel(Canvas& c, const QRectF& area, const QString& title, const QString& verdict, const NeedleJob* job,
-                   bool last) const {
+void Needle::panel(Canvas& c, const QRectF& area, const QRectF& keys, const QString& title, const QString& verdict,
+                   const NeedleJob* job, bool last) const {
   const double height = line_height(c.look.font) + 2;
   const double name_width = std::min(area.width() * 0.45, text_width(c.look.bold(), title) + 10);
   draw_text(c, QRectF(area.left(), area.top(), name_width, height), title, c.look.bold(),
@@ -75,18 +84,20 @@ void Needle::panel(Canvas& c, const QRectF& area, const QString& title, const QS
             c.look.faint);
   const std::int64_t layers = data_.mass.mass.extent(0);
   const auto columns = std::int64_t(data_.mass.query.size());
-  const std::int64_t first = data_.mass.query.front(), end = data_.mass.query.back() + 1;
+  const std::int64_t end = data_.mass.query.back() + 1;
   HeatAxes axes = panel_axes(c, area, height, colour_bar_width, last, "query position");
-  axes.x0 = double(first);
-  axes.x1 = double(end);
+  axes.x0 = keys.left();
+  axes.x1 = keys.right();
   axes.y1 = double(layers);
+  c.plot = c.plot.isEmpty() ? axes.plot : c.plot.united(axes.plot);
   c.p.fillRect(axes.plot, c.look.panel);
   c.p.save();
   c.p.setRenderHint(QPainter::Antialiasing, false);  // no seams between cells
-  const ColourTable& table = job ? kept_colours(c.look.dark) : colour_table(input_.map.colours);
+  const ColourTable table = job ? kept_colours(c.look, job->colour) : colour_table(input_.map.colours);
   for (std::int64_t i = 0; i < columns; ++i) {
     const std::int64_t query = data_.mass.query[std::size_t(i)];
     const double right = i + 1 < columns ? double(data_.mass.query[std::size_t(i) + 1]) : double(end);
+    if (right <= axes.x0 || double(query) >= axes.x1) continue;
     const std::vector<float>* kept = nullptr;
     if (job)
       for (std::size_t s = 0; s < job->seen.size(); ++s)
@@ -103,7 +114,7 @@ void Needle::panel(Canvas& c, const QRectF& area, const QString& title, const QS
   AxisLabels labels = layer_labels(layers, 1);
   if (!last) labels.x.emplace_back(-1.0, QString());
   draw_axes(c, axes, labels);
-  if (job && job->first_loss >= first && job->first_loss <= end) {
+  if (job && double(job->first_loss) >= axes.x0 && double(job->first_loss) <= axes.x1) {
     const double x = axes.x(double(job->first_loss));
     c.p.setPen(QPen(c.look.accent, 1.5, Qt::DashLine));
     c.p.drawLine(QPointF(x, axes.plot.top()), QPointF(x, axes.plot.bottom()));
@@ -142,10 +153,10 @@ double Needle::lanes(Canvas& c, const QRectF& area) const {
   name = std::min(name + 12, area.width() * 0.35);
   const QRectF plot(area.left() + name, area.top() + 2, area.width() - name - colour_bar_width, lane * double(count));
   const double width = plot.width() / double(data_.all.size());
-  const ColourTable& table = kept_colours(c.look.dark);
   c.p.save();
   c.p.setRenderHint(QPainter::Antialiasing, false);
   for (std::size_t j = 0; j < count; ++j) {
+    const ColourTable table = kept_colours(c.look, j < data_.jobs.size() ? data_.jobs[j].colour : 0);
     const double y = plot.top() + double(j) * lane;
     draw_text(c, QRectF(area.left(), y, name - 8, lane),
               j < data_.jobs.size() ? QString::fromStdString(data_.jobs[j].name) : QString("spans"), small,
@@ -180,7 +191,7 @@ double Needle::lanes(Canvas& c, const QRectF& area) const {
   return plot.bottom() - area.top() + 6;
 }
 
-void Needle::paint(Canvas& c, const QRectF& area, const ViewState&) const {
+void Needle::paint(Canvas& c, const QRectF& area, const ViewState& state) const {
   if (data_.mass.query.empty()) return draw_nothing(c, area, "No query after this span was recorded.");
   QRectF rest = area;
   if (data_.all.size() > 1) rest.setTop(rest.top() + lanes(c, rest));
@@ -191,12 +202,17 @@ void Needle::paint(Canvas& c, const QRectF& area, const ViewState&) const {
   const bool more = panels < 1 + data_.jobs.size();
   if (more) rest.setBottom(rest.bottom() - text - 2);
   const double each = (rest.height() - extra) / double(panels);
-  panel(c, QRectF(rest.left(), rest.top(), rest.width(), each + (panels == 1 ? extra : 0)), "Attention on it",
+  QRectF keys = state.window.isEmpty() ? extent() : state.window;
+  if (const Range query = input_.at.query; state.window.isEmpty() && input_.map.follow && !query.empty())
+    keys = QRectF(double(query.begin), 0, double(query.end - query.begin), 1).intersected(extent());
+  if (keys.isEmpty()) keys = extent();
+  panel(c, QRectF(rest.left(), rest.top(), rest.width(), each + (panels == 1 ? extra : 0)), keys, "Attention on it",
         "largest of the layer's query heads", nullptr, panels == 1);
   for (std::size_t i = 1; i < panels; ++i)
     panel(c, QRectF(rest.left(), rest.top() + double(i) * each, rest.width(), each + (i + 1 == panels ? extra : 0)),
-          QString::fromStdString(data_.jobs[i - 1].name), QString::fromStdString(data_.jobs[i - 1].verdict),
+          keys, QString::fromStdString(data_.jobs[i - 1].name), QString::fromStdString(data_.jobs[i - 1].verdict),
           &data_.jobs[i - 1], i + 1 == panels);
+  c.shown = keys;
   if (more)
     draw_text(
         c, QRectF(area.left(), area.bottom() - text, area.width(), text),

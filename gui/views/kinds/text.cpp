@@ -17,7 +17,7 @@ class Text final : public Scene {
     spans_ = info.spans;
     if (input.text) widths_ = text_widths(*input.text);
     for (const ShownJob& job : input.jobs)
-      if (job.view) bands_.push_back(kept_band(job, input.at.step, info.tokens));
+      if (job.view && !input.map.received) bands_.push_back(kept_band(job, input.at.step, info.tokens));
     if (bands_.empty() && info.tokens > 0) {
       sampled_ = input.session->received_mass_is_sampled(input.at.sequence, input.at.layer);
       mass_ = input.session->received_mass(input.at.sequence, input.at.layer, -1, cancel);
