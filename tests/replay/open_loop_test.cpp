@@ -10,9 +10,11 @@
 #include "core/error.h"
 #include "core/parallel.h"
 #include "sim/engine/bound_policy.h"
+#include "sim/engine/methods.h"
 #include "sim/engine/policy.h"
 #include "tests/replay/synthetic_run.h"
 #include "tests/support/for_all.h"
+#include "tests/support/synthetic_source.h"
 
 namespace kvgrind::replay {
 namespace {
@@ -23,7 +25,14 @@ using tests::SyntheticRun;
 
 OpenJob job_of(const std::string& policy, const std::string& amount, Protocol protocol = Protocol::blind,
                std::uint64_t seed = 0) {
-  return {.policy = sim::bind_policy(policy), .amount = sim::parse_amount(amount), .protocol = protocol, .seed = seed};
+  // Random tensors for what would be fitted, of the shapes that this recording's model asks for.
+  const auto random = [](const std::string& method, const std::string&) {
+    return tests::synthetic_calibration(method, synthetic_run()->card());
+  };
+  return {.policy = sim::with_calibrations(sim::bind_policy(policy), random),
+          .amount = sim::parse_amount(amount),
+          .protocol = protocol,
+          .seed = seed};
 }
 
 double value(const OpenOutcome& outcome, const std::string& metric) {
@@ -32,17 +41,21 @@ double value(const OpenOutcome& outcome, const std::string& metric) {
   return it == outcome.metrics.end() ? std::nan("") : it->second.value;
 }
 
-// Presets whose needs the recording meets and that say they keep an exact count.
+// Every preset: the recording carries what any of them needs, and what would be fitted is drawn.
 std::vector<std::string> runnable_presets(const SequenceData& data) {
-  std::vector<std::string> out;
-  for (const std::string& name : sim::preset_names()) {
-    const auto policy = sim::bind_policy(name);
-    if (!sim::needed_calibrations(*policy).empty()) continue;  // fit_test.cpp
-    const auto signals = sim::needed_signals(*policy);
-    if (std::all_of(signals.begin(), signals.end(), [&](sim::Signal s) { return data.source().has(s); }))
-      out.push_back(name);
-  }
-  return out;
+  for (const std::string& name : sim::preset_names())
+    for (const sim::Signal signal : sim::needed_signals(*sim::bind_policy(name)))
+      EXPECT_TRUE(data.source().has(signal)) << name << " needs " << sim::signal_name(signal);
+  return sim::preset_names();
+}
+
+// As its card says that it does nothing at full budget: presets of a fixed size by parameters of their own.
+std::string turned_off(const std::string& preset) {
+  for (const sim::MethodCard& card : sim::method_cards())
+    if (card.name == preset)
+      if (const std::string identity = sim::read_method(card).identity; !identity.empty())
+        return preset + "(" + identity + ")";
+  return preset;
 }
 
 TEST(OpenLoop, MomentsAndQuerySets) {
@@ -183,15 +196,14 @@ TEST(OpenLoop, FiguresEqualPlainLoops) {
 
 TEST(OpenLoop, FullBudgetIsTheIdentityForEveryPreset) {
   for (const std::int64_t window : {0, 40}) {
-    const auto run = synthetic_run({.window = window});
+    const auto run = synthetic_run({.window = window, .everything = true});
     for (const std::int64_t sequence : {1, 3}) {  // with a tail, and a context alone
       const SequenceData data(run, sequence);
       for (const std::string& preset : runnable_presets(data)) {
-        if (sim::count_class(*sim::bind_policy(preset)) == sim::CountClass::fixed) continue;
         for (const Protocol protocol : {Protocol::blind, Protocol::aware}) {
           SCOPED_TRACE(preset + " " + std::string(protocol_name(protocol)) + " window " + std::to_string(window) +
                        " sequence " + std::to_string(sequence));
-          const OpenOutcome outcome = run_open(data, job_of(preset, "1", protocol));
+          const OpenOutcome outcome = run_open(data, job_of(turned_off(preset), "1", protocol));
           for (const auto& [name, metric] : outcome.metrics) {
             const std::string figure = name.substr(0, name.find('.'));
             if (figure == "S" || figure == "E" || figure == "D" || figure == "output_error" ||
@@ -219,7 +231,7 @@ TEST(OpenLoop, TheNormalPathRunsAtFullBudget) {
 }
 
 TEST(OpenLoop, OneBelowFullDropsOneTokenAGroup) {
-  const auto run = synthetic_run();
+  const auto run = synthetic_run({.everything = true});
   const SequenceData data(run, 1);
   for (const std::string& preset : runnable_presets(data)) {
     const auto policy = sim::bind_policy(preset);
@@ -233,7 +245,7 @@ TEST(OpenLoop, OneBelowFullDropsOneTokenAGroup) {
 }
 
 TEST(OpenLoop, NoPolicyBeatsTheOracle) {
-  const auto run = synthetic_run();
+  const auto run = synthetic_run({.everything = true});
   const SequenceData data(run, 2);
   int checked = 0;
   for (const std::string& preset : runnable_presets(data))

@@ -25,6 +25,7 @@ struct SyntheticOptions {
   bool segments = true;
   bool projection = true, norms = true;
   std::int64_t recorded_every = 1;  // queries of the tail recorded: every n-th position
+  bool everything = false;          // images and sentences as spans, and passes over the context once more
 };
 
 class SyntheticRun final : public replay::RecordedRun {
@@ -145,6 +146,28 @@ class SyntheticRun final : public replay::RecordedRun {
   std::vector<float> attention_input_norm(std::int64_t s, std::int64_t layer) const override {
     return hidden_norm(s, layer);
   }
+  // Two parts repeated, one pass of rereading, two episodes: shares as if drawn.
+  std::vector<ProbeColumns> probes(std::int64_t s, std::int64_t layer, std::int64_t head,
+                                   ProbeKind kind) const override {
+    std::vector<ProbeColumns> out;
+    if (!options_.everything) return out;
+    const std::int64_t parts = kind == ProbeKind::repeat ? 2 : 1, passes = kind == ProbeKind::reread ? 1 : 2;
+    for (std::int64_t number = 0; number < passes; ++number) {
+      ProbeColumns& one = out.emplace_back();
+      one.number = number;
+      one.begin = parts == 1 ? 0 : number * options_.context / parts;
+      one.end = parts == 1 ? options_.context : (number + 1) * options_.context / parts;
+      const traces::SequenceInfo& info = infos_[static_cast<std::size_t>(s)];
+      std::mt19937_64 rng(static_cast<std::uint64_t>(
+          (((info.parent < 0 ? s : info.parent) * 64 + layer) * 64 + head) * 64 + number * 8 + static_cast<int>(kind)));
+      std::uniform_real_distribution<float> draw(1e-4f, 1.0f);
+      for (int i = 0; i < probe_statistics; ++i)
+        if (measured_statistics(kind) >> i & 1u)
+          for (std::int64_t t = one.begin; t < one.end; ++t)
+            one.columns[static_cast<std::size_t>(i)].push_back(draw(rng));
+    }
+    return out;
+  }
 
   // Softmax of all queries of a head over the full cache, [T, T], by the reference kernel.
   Array<float, 2> attention(std::int64_t s, std::int64_t layer, std::int64_t head) const {
@@ -199,6 +222,11 @@ class SyntheticRun final : public replay::RecordedRun {
         info.segments.push_back({Role::answer, context + options_.question, info.tokens});
       }
       info.spans = {{"needle", context / 3, context / 3 + 6, "n0"}};
+      if (options_.everything) {
+        for (const std::int64_t at : {4, 16}) info.spans.push_back({"image", at, at + 9, ""});
+        for (std::int64_t t = 0; t < context; t += 11)
+          info.spans.push_back({"sentence", t, std::min(t + 11, context), ""});
+      }
     }
     Data data;
     for (std::int64_t l = 0; l < options_.layers; ++l) {
