@@ -4,7 +4,6 @@
 #include <cstring>
 
 #include "core/error.h"
-#include "gui/jobs/large_blocks.h"
 #include "gui/render/render_command.h"
 #include "gui/window/gui_command.h"
 
@@ -37,7 +36,6 @@ int main(int argc, char** argv) {
   if (render) qputenv("QT_QPA_PLATFORM", "offscreen");
   // One scale for equal pictures everywhere; a window follows its screen.
   if (render) qputenv("QT_SCALE_FACTOR", "1");
-  kvgrind::gui::return_large_blocks();
   QApplication app(argc, argv);
   QApplication::setApplicationName("kvgrind");
   QApplication::setOrganizationName("kvgrind");

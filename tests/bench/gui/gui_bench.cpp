@@ -16,7 +16,6 @@
 #include <fstream>
 #include <random>
 
-#include "gui/jobs/large_blocks.h"
 #include "gui/window/main_window.h"
 #include "traces/kvt/recorder.h"
 
@@ -131,7 +130,6 @@ int main(int argc, char** argv) {
   }
   if (argc != 2) return std::fputs("usage: kvgrind_gui_bench FILE.kvt, or --make FILE.kvt TOKENS LAYERS\n", stderr), 2;
   if (!qEnvironmentVariableIsSet("QT_QPA_PLATFORM")) qputenv("QT_QPA_PLATFORM", "offscreen");
-  return_large_blocks();
   QApplication app(argc, argv);
   MainWindow window(true);
   window.show();
