@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 
 #include "core/error.h"
 
@@ -37,15 +38,19 @@ std::shared_ptr<const HeadData> HeadCache::get(const RecordedRun& run, std::int6
     }
   }
   check_head(run, sequence, layer, query_head, "reading a head");
-  cancel.throw_if_cancelled();
   auto data = std::make_shared<HeadData>();
-  traces::RecordedQueries queries = run.queries(sequence, layer, query_head);
+  // The file is read by one thread at a time anyway, and a wait for it must not outlast cancelling.
+  const auto read = [&](auto&& piece) {
+    std::unique_lock<std::timed_mutex> turn(reading_, std::defer_lock);
+    while (!turn.try_lock_for(std::chrono::milliseconds(10))) cancel.throw_if_cancelled();
+    cancel.throw_if_cancelled();
+    return piece();
+  };
+  traces::RecordedQueries queries = read([&] { return run.queries(sequence, layer, query_head); });
   data->position = std::move(queries.position);
   data->q = std::move(queries.q);
-  cancel.throw_if_cancelled();  // each read waits for others that read the file
-  data->k = run.keys(sequence, layer, query_head / run.card().group());
-  cancel.throw_if_cancelled();
-  const Array<float, 2> all = run.lse(sequence, layer);
+  data->k = read([&] { return run.keys(sequence, layer, query_head / run.card().group()); });
+  const Array<float, 2> all = read([&] { return run.lse(sequence, layer); });
   data->lse.resize(static_cast<std::size_t>(all.extent(0)));
   for (std::int64_t t = 0; t < all.extent(0); ++t) data->lse[static_cast<std::size_t>(t)] = all(t, query_head);
 

@@ -21,7 +21,7 @@ struct HeadData {
   std::int64_t bytes() const;
 };
 
-// The most recently used heads, up to a limit of bytes. Thread-safe; reads without its lock.
+// The most recently used heads, up to a limit of bytes. Thread-safe; what is there comes without waiting for reads.
 class HeadCache {
  public:
   explicit HeadCache(std::int64_t limit_bytes) : limit_(limit_bytes) {}
@@ -34,6 +34,7 @@ class HeadCache {
   using Key = std::tuple<std::int64_t, std::int64_t, std::int64_t>;
   std::int64_t limit_;
   mutable std::mutex mutex_;
+  std::timed_mutex reading_;  // one read of the file at a time: who waits here can be cancelled
   std::list<std::pair<Key, std::shared_ptr<const HeadData>>> used_;  // latest first
 };
 

@@ -12,12 +12,12 @@ namespace {
 
 constexpr std::int64_t most_queries = 400;
 constexpr double low_mass = 1e-3;
-// From the ground to the policy's own colour: what it holds stands in its colour.
+// From the ground to the policy's own colour, held back a little: most of the area is what was not lost yet.
 ColourTable kept_colours(const Look& look, std::size_t colour) {
-  const QColor none = look.panel, all = job_ink(look, colour);
+  const QColor none = look.panel, all = QColor::fromRgb(job_colour(colour));
   ColourTable out{};
   for (int i = 0; i < 256; ++i) {
-    const auto mix = [&](int from, int to) { return from + (to - from) * i / 255; };
+    const auto mix = [&](int from, int to) { return from + (to - from) * i * 7 / (255 * 10); };
     out[std::size_t(i)] =
         qRgb(mix(none.red(), all.red()), mix(none.green(), all.green()), mix(none.blue(), all.blue()));
   }
@@ -197,19 +197,23 @@ void Needle::paint(Canvas& c, const QRectF& area, const ViewState& state) const 
   if (data_.all.size() > 1) rest.setTop(rest.top() + lanes(c, rest));
   const double text = line_height(c.look.small()), least = line_height(c.look.font) + 4 * text;
   const double extra = 2 * text + 10;  // for the numbers of the last
-  const auto fit = std::size_t(std::max(1.0, (rest.height() - extra) / least));
+  const auto fit = std::size_t(std::max(1.0, (rest.height() - extra) / least - 1));
   const std::size_t panels = std::min({1 + data_.jobs.size(), fit, std::size_t(7)});
   const bool more = panels < 1 + data_.jobs.size();
   if (more) rest.setBottom(rest.bottom() - text - 2);
-  const double each = (rest.height() - extra) / double(panels);
+  // Attention twice as high as what each policy holds: it has more to say.
+  const double each = (rest.height() - extra) / (panels > 1 ? double(panels) + 1 : 1);
+  const double first = panels > 1 ? 2 * each : each + extra;
   QRectF keys = state.window.isEmpty() ? extent() : state.window;
   if (const Range query = input_.at.query; state.window.isEmpty() && input_.map.follow && !query.empty())
     keys = QRectF(double(query.begin), 0, double(query.end - query.begin), 1).intersected(extent());
   if (keys.isEmpty()) keys = extent();
-  panel(c, QRectF(rest.left(), rest.top(), rest.width(), each + (panels == 1 ? extra : 0)), keys, "Attention on it",
+  panel(c, QRectF(rest.left(), rest.top(), rest.width(), first), keys, "Attention on it",
         "largest of the layer's query heads", nullptr, panels == 1);
   for (std::size_t i = 1; i < panels; ++i)
-    panel(c, QRectF(rest.left(), rest.top() + double(i) * each, rest.width(), each + (i + 1 == panels ? extra : 0)),
+    panel(c,
+          QRectF(rest.left(), rest.top() + first + double(i - 1) * each, rest.width(),
+                 each + (i + 1 == panels ? extra : 0)),
           keys, QString::fromStdString(data_.jobs[i - 1].name), QString::fromStdString(data_.jobs[i - 1].verdict),
           &data_.jobs[i - 1], i + 1 == panels);
   c.shown = keys;
