@@ -39,12 +39,16 @@ void detail::parallel_for_erased(std::int64_t n, std::int64_t grain, void (*call
     for (std::int64_t i = 0; i < n; ++i) call(context, i);
     return;
   }
+  // A context of its own: an exception elsewhere must not cut this loop short, its caller would go on with half of it.
   // isolate: a thread that waits inside a nested loop must not start an unrelated outer task.
+  oneapi::tbb::task_group_context context_of_loop(oneapi::tbb::task_group_context::isolated);
   oneapi::tbb::this_task_arena::isolate([&] {
-    oneapi::tbb::parallel_for(oneapi::tbb::blocked_range<std::int64_t>(0, n, std::max<std::int64_t>(1, grain)),
-                              [&](const oneapi::tbb::blocked_range<std::int64_t>& range) {
-                                for (std::int64_t i = range.begin(); i != range.end(); ++i) call(context, i);
-                              });
+    oneapi::tbb::parallel_for(
+        oneapi::tbb::blocked_range<std::int64_t>(0, n, std::max<std::int64_t>(1, grain)),
+        [&](const oneapi::tbb::blocked_range<std::int64_t>& range) {
+          for (std::int64_t i = range.begin(); i != range.end(); ++i) call(context, i);
+        },
+        context_of_loop);
   });
 }
 
