@@ -105,7 +105,7 @@ class Task {
       job.model = request_.model;
       job.sequences = sequences;
       job.out = trace_path;
-      job.options.queries = traces::QueryContent::window;
+      record_what_is_asked(job);
       job.options.pooled_maps = false;
       job.options.force = true;
       std::filesystem::remove(trace_path);
@@ -115,7 +115,7 @@ class Task {
       grid.policies = request_.policies;
       grid.calibrations = request_.calibrations;
       grid.amounts = request_.amounts;
-      grid.protocols = {Protocol::blind};
+      grid.protocols = {request_.turns == Turns::aware ? Protocol::aware : Protocol::blind};
       grid.seeds = request_.seeds;
       SweepOptions options;
       options.resume = true;
@@ -139,6 +139,21 @@ class Task {
       if (it == prompt_of.end()) continue;
       open_[{row.preset, row.budget_asked}][it->second].push_back(std::move(row));
     }
+  }
+
+  // Every query where a policy asks for queries, and the passes over the context that policies read.
+  void record_what_is_asked(RecordJob& job) const {
+    job.options.queries = traces::QueryContent::window;
+    for (const std::string& policy : request_.policies)
+      for (const sim::Signal signal : sim::needed_signals(*sim::bind_policy(policy))) {
+        if (signal == sim::Signal::queries || signal == sim::Signal::query_statistics)
+          job.options.queries = traces::QueryContent::all;
+        if (const auto kind = probe_kind(signal)) {
+          job.probes.repeat |= *kind == ProbeKind::repeat;
+          job.probes.reread |= *kind == ProbeKind::reread;
+          job.probes.episode |= *kind == ProbeKind::episode;
+        }
+      }
   }
 
   std::int64_t forks(std::size_t begin, std::size_t end) const {

@@ -30,8 +30,10 @@ struct ValidateRequest {
   std::string device = "auto";  // where recordings run; `runtime` has its own place
   std::vector<sim::Amount> amounts;
   std::vector<std::uint64_t> seeds{0};
-  std::filesystem::path folder;     // created; open-*.jsonl and closed-*.jsonl go here
-  Turns turns = Turns::blind;       // blind: each question on its own copy of the cache; multi: all in one cache
+  std::filesystem::path folder;  // created; open-*.jsonl and closed-*.jsonl go here
+  // blind: each question on its own copy of the cache; aware: the same, compressed after the question; multi: all in
+  // one cache. Not repeat, whose second question no recording holds.
+  Turns turns = Turns::blind;
   std::int64_t batch_prompts = 10;  // recorded at once, then replayed and deleted
   double stop_after_s = 0;          // no batch is begun after that; the report is on the prompts done. 0 = no limit
   std::int64_t resamples = 1000;

@@ -86,8 +86,9 @@ Action declare(Options& options) {
                Need::required);
   options.text("--device", asked->device, "auto, cpu or cuda:N: where the model runs, recorded and in the closed loop");
   options.text("--headline", asked->headline, "the figure shown first");
-  options.choice("--protocol", asked->protocol, {"blind", "multi"},
-                 "blind: each question on its own copy; multi: all questions in one cache, one after another");
+  options.choice("--protocol", asked->protocol, {"blind", "aware", "multi"},
+                 "blind: each question on its own copy; aware: compressed after the question; multi: all questions in "
+                 "one cache, one after another");
   options.integer("--minutes", asked->minutes, "begin no batch later than that; the report is on the prompts done", 0);
   options.integer("--batch", asked->batch, "prompts recorded at once", 1);
   options.integer("--resamples", asked->resamples, "bootstrap resamples over prompts", 10);

@@ -1,11 +1,12 @@
-// `validate` hands what was fitted to both loops.
+// `validate` hands what was fitted to both loops, and records what its policies read.
+#include "replay/validate/validate.h"
+
 #include <gtest/gtest.h>
 #include <unistd.h>
 
 #include <filesystem>
 
 #include "core/error.h"
-#include "replay/validate/validate.h"
 #include "tests/replay/closed_support.h"
 
 namespace kvgrind::replay {
@@ -22,8 +23,9 @@ std::shared_ptr<const Calibration> some_directions(const ModelCard& card, float 
   return out;
 }
 
-ValidateOutcome validated(const std::vector<std::shared_ptr<const Calibration>>& calibrations,
-                          const std::string& name) {
+ValidateOutcome validated(const std::vector<std::string>& policies,
+                          const std::vector<std::shared_ptr<const Calibration>>& calibrations, const std::string& name,
+                          Turns turns = Turns::blind) {
   const auto folder =
       std::filesystem::temp_directory_path() / ("kvgrind-validate-" + name + "-" + std::to_string(getpid()));
   std::filesystem::remove_all(folder);
@@ -37,7 +39,8 @@ ValidateOutcome validated(const std::vector<std::shared_ptr<const Calibration>>&
     suite.prompts.back().task = "needle";
   }
   request.suites = {suite};
-  request.policies = {"qfilters", "knorm"};
+  request.policies = policies;
+  request.turns = turns;
   request.calibrations = calibrations;
   request.amounts = {{sim::Amount::Kind::fraction, 0.3}};
   request.folder = folder;
@@ -45,6 +48,17 @@ ValidateOutcome validated(const std::vector<std::shared_ptr<const Calibration>>&
   ValidateOutcome out = run_validate(request, nullptr, {});
   std::filesystem::remove_all(folder);
   return out;
+}
+
+// What policies read is recorded for them: all queries, passes over the context once more.
+TEST(ValidateProtocols, AwareAndBlindWithWhatPoliciesAsk) {
+  for (const Turns turns : {Turns::blind, Turns::aware}) {
+    const ValidateOutcome out = validated({"snapkv", "observed", "cur", "expected_attention(sinks=8)", "kvzip"}, {},
+                                          std::string(turns_name(turns)), turns);
+    EXPECT_TRUE(out.left_out.empty()) << out.left_out.front();
+    EXPECT_EQ(out.validation.tasks.at(0).methods, 5);
+    EXPECT_EQ(out.validation.tasks.at(0).task, turns == Turns::blind ? "cut" : "cut+aware");
+  }
 }
 
 const Cell* cell_of(const Validation& validation, const std::string& method) {
@@ -55,8 +69,8 @@ const Cell* cell_of(const Validation& validation, const std::string& method) {
 
 TEST(ValidateCalibration, ReachesBothLoops) {
   const ModelCard& card = sim::model_config(*tests::tiny()).card;
-  const Validation one = validated({some_directions(card, 1)}, "one").validation;
-  const Validation other = validated({some_directions(card, -1)}, "other").validation;
+  const Validation one = validated({"qfilters", "knorm"}, {some_directions(card, 1)}, "one").validation;
+  const Validation other = validated({"qfilters", "knorm"}, {some_directions(card, -1)}, "other").validation;
   ASSERT_TRUE(cell_of(one, "qfilters") && cell_of(other, "qfilters"));
   // The opposite direction keeps other tokens: both loops tell.
   EXPECT_NE(cell_of(one, "qfilters")->truth, cell_of(other, "qfilters")->truth);
@@ -65,7 +79,7 @@ TEST(ValidateCalibration, ReachesBothLoops) {
 }
 
 TEST(ValidateCalibration, WithoutItTheMethodIsLeftOutByName) {
-  const ValidateOutcome outcome = validated({}, "none");
+  const ValidateOutcome outcome = validated({"qfilters", "knorm"}, {}, "none");
   EXPECT_FALSE(cell_of(outcome.validation, "qfilters"));
   EXPECT_TRUE(cell_of(outcome.validation, "knorm"));
   ASSERT_EQ(outcome.left_out.size(), 1u);
