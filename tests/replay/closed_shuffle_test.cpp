@@ -106,17 +106,9 @@ class ClosedShuffle : public ::testing::Test {
     return out;
   }
 
-  SuitePrompt prompt_;
-  std::vector<std::int32_t> tail_;
-  std::unique_ptr<sim::CacheState> full_;
-  std::shared_ptr<LiveSignals> signals_;
-  std::shared_ptr<const ProbeStore> probes_;
-};
-
-TEST_F(ClosedShuffle, ChangesNoLogitOfAnyPreset) {
-  for (const std::string& preset : tests::closed_presets()) {
-    SCOPED_TRACE(preset);
-    const auto policy = sim::bind_policy(preset);
+  void expect_no_change(const std::string& text) const {
+    SCOPED_TRACE(text);
+    const auto policy = tests::closed_policy(text);
     const auto straight = logits(policy, false), mixed = logits(policy, true);
     ASSERT_EQ(straight.size(), mixed.size());
     float largest = 0, scale = 0;  // as a share of the largest logit: fp32 sums in another order
@@ -125,6 +117,22 @@ TEST_F(ClosedShuffle, ChangesNoLogitOfAnyPreset) {
     EXPECT_LT(largest, 1e-5f * scale);
     EXPECT_GT(largest, 0.0f);  // the order did change
   }
+
+  SuitePrompt prompt_;
+  std::vector<std::int32_t> tail_;
+  std::unique_ptr<sim::CacheState> full_;
+  std::shared_ptr<LiveSignals> signals_;
+  std::shared_ptr<const ProbeStore> probes_;
+};
+
+TEST_F(ClosedShuffle, ChangesNoLogitOfAnyPreset) {
+  for (const std::string& preset : tests::closed_presets()) expect_no_change(preset);
+}
+
+TEST_F(ClosedShuffle, ChangesNoLogitUnderAnySchedule) {
+  for (const char* schedule : tests::schedules)
+    for (const char* score : {"key_norm", "window_attention(window=16)", "last_query"})
+      expect_no_change(tests::line_of(score, schedule));
 }
 
 }  // namespace

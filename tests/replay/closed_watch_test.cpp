@@ -22,7 +22,7 @@ TEST(ClosedWatch, AnnouncedPoliciesEndTheSame) {
     const std::vector<std::string> few{"observed", "snapkv", "expected_attention", "tova"};
     for (const std::string& preset : turns == Turns::blind ? closed_presets() : few) {
       SCOPED_TRACE(preset);
-      const EvalJob job{sim::bind_policy(preset), some, 0};
+      const EvalJob job{tests::closed_policy(preset), some, 0};
       const ClosedPrompt one(tiny(), prompt, 0,
                              {.turns = turns, .prefill_chunk = 64, .kl = false, .policies = {job.policy}});
       EXPECT_EQ(losses(one.run(job)), losses(any.run(job)));

@@ -44,9 +44,9 @@ class ClosedCuda : public testing::Test {
     LogitTap tap;
     auto* const before = std::exchange(tests::watched, &out.decided.firings);
     const auto on_plan = [&out](const sim::GroupPlan& plan) { tests::note_fate(out.decided.firings.back(), plan); };
-    out.outcome =
-        prompt.run_observed({tests::watched_policy(sim::bind_policy(preset)), {sim::Amount::Kind::fraction, budget}, 5},
-                            {.on_plan = on_plan, .first_tail = &tap});
+    out.outcome = prompt.run_observed(
+        {tests::watched_policy(tests::closed_policy(preset)), {sim::Amount::Kind::fraction, budget}, 5},
+        {.on_plan = on_plan, .first_tail = &tap});
     tests::watched = before;
     out.logits = std::move(tap.logits);
     return out;
