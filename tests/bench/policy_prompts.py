@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Prompts of policy_table.sh: policy_prompts.py GOLDEN FOLDER PROMPTS LENGTH
+"""Prompts of policy_table.sh: policy_prompts.py GOLDEN TEXTS FOLDER PROMPTS LENGTH
 
-From the needle prompts of tests/golden, stretches of LENGTH tokens that hold two asked needles: suite.json for the
-closed loop, blind.json and multi.json (questions apart, and one after another) to be recorded for the open loop. The
-last two of the prompts that are left over, in full, are fit.json.
+From the needle prompts of GOLDEN, stretches of LENGTH tokens that hold two asked needles: suite.json for the closed
+loop, blind.json and multi.json (questions apart, and one after another) to be recorded for the open loop. For the fits,
+which must not see those: fit.json, four of TEXTS (other stretches of a book, other needles), and echo.json, random
+tokens several times over, which is what RazorAttention's heads are found by.
 """
 import json
+import random
 import sys
 
 
@@ -37,13 +39,27 @@ def sequences(prompts, together):
     return out
 
 
+def echoes(rng, first, count=4, stretch=128, times=3):
+    """The first token of every prompt, then random tokens that repeat."""
+    out = []
+    for _ in range(count):
+        once = [rng.randrange(300, 4000) for _ in range(stretch)]
+        ids = [first] + once * times
+        out.append({"ids": ids, "segments": [{"role": "context", "begin": 0, "end": len(ids)}]})
+    return out
+
+
 def main():
-    golden, folder, count, length = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-    prompts = json.load(open(golden))["prompts"]
+    golden, texts, folder = sys.argv[1:4]
+    count, length = int(sys.argv[4]), int(sys.argv[5])
+    with open(golden) as file:
+        prompts = json.load(file)["prompts"]
+    with open(texts) as file:
+        others = json.load(file)[:4]
     chosen = [cut(prompt, length, 2) for prompt in prompts[:count]]
-    others = prompts[max(count, len(prompts) - 2):]
     for name, content in (("suite", {"prompts": chosen}), ("blind", sequences(chosen, False)),
-                          ("multi", sequences(chosen, True)), ("fit", sequences(others, False))):
+                          ("multi", sequences(chosen, True)), ("fit", others),
+                          ("echo", echoes(random.Random(1), prompts[0]["ids"][0]))):
         with open(f"{folder}/{name}.json", "w") as file:
             json.dump(content, file)
 
