@@ -33,6 +33,24 @@ void sort_rows(MetricDiff& diff) {
 
 MetricDiff metric_diff(const std::vector<traces::ResultRow>& a, const std::vector<traces::ResultRow>& b,
                        std::string metric, const std::string& name_a, const std::string& name_b) {
+  if (metric.empty()) {  // the headline of b, or the next best that both have
+    const auto has = [](const std::vector<traces::ResultRow>& rows, const std::string& name) {
+      return std::any_of(rows.begin(), rows.end(), [&](const traces::ResultRow& row) {
+        const auto it = row.metrics.find(name);
+        return it != row.metrics.end() && std::isfinite(it->second.value);
+      });
+    };
+    std::vector<std::string> names{headline_of(b, {})};
+    for (const char* name :
+         {"dprob", "D.answer", "recall.answer", "predicted_dprob.all", "D.all", "S.all", "recall.all"})
+      names.emplace_back(name);
+    metric = names.front();
+    for (const std::string& name : names)
+      if (has(a, name) && has(b, name)) {
+        metric = name;
+        break;
+      }
+  }
   MetricDiff out{.a = name_a, .b = name_b, .metric = headline_of(b, std::move(metric)), .rows = {}};
   out.higher_is_better = replay::higher_is_better(out.metric);
   const replay::Comparison comparison = replay::compare_results(a, b, {}, {.metrics = {out.metric}});

@@ -177,6 +177,7 @@ void draw_pareto(Canvas& c, const QRectF& area, const ParetoData& data, bool ful
       c.hit(QRectF(at - QPointF(6, 6), QSizeF(12, 12)), point_words(data, one, p), choose(one, &p));
     }
   // References by name where they begin, on a ground of their own so that marks do not cross the words.
+  std::vector<QRectF> named_here;
   for (const ParetoSeries& one : data.series) {
     if (!one.reference || one.points.empty()) continue;
     const QPointF at = place.topLeft() + QPointF(plot->xAxis->coordToPixel(one.points.front().x),
@@ -185,6 +186,10 @@ void draw_pareto(Canvas& c, const QRectF& area, const ParetoData& data, bool ful
     const double width = text_width(c.look.small(), name);
     const double x = one.points.size() > 1 && at.x() + width + 4 < place.right() - 60 ? at.x() + 4 : at.x() - width - 5;
     const QRectF words(x, at.y() - line_height(c.look.small()) - 2, width, line_height(c.look.small()));
+    // The names beside the plot have them all: none lies over another.
+    if (std::any_of(named_here.begin(), named_here.end(), [&](const QRectF& other) { return other.intersects(words); }))
+      continue;
+    named_here.push_back(words);
     QColor ground = c.look.ground;
     ground.setAlpha(215);
     c.p.fillRect(words.adjusted(-2, 1, 2, -1), ground);

@@ -74,6 +74,16 @@ TEST(MetricDiff, IsThePairedDifference) {
   EXPECT_TRUE(metric_diff(made_rows(0), {}, "D.answer", "a", "b").rows.empty());
 }
 
+TEST(MetricDiff, TakesAFigureThatBothHave) {
+  auto a = made_rows(0), b = made_rows(0.1);
+  for (traces::ResultRow& row : a) row.metrics["recall.all"] = {.value = 0.5, .n = 10}, row.metrics.erase("D.answer");
+  for (traces::ResultRow& row : b) row.metrics["recall.all"] = {.value = 0.75, .n = 10};
+  const MetricDiff diff = metric_diff(a, b, "", "a", "b");
+  EXPECT_EQ(diff.metric, "recall.all");
+  ASSERT_EQ(diff.rows.size(), 6u);
+  EXPECT_NEAR(diff.rows[0].delta.value, 0.25, 1e-12);
+}
+
 TEST(ResultBudgets, AreMeansOverJobs) {
   const ResultBudgets budgets = result_budgets(made_rows(0));
   EXPECT_EQ(budgets.policies, (std::vector<std::string>{"knorm", "snapkv", "window"}));
