@@ -157,6 +157,21 @@ TEST_P(ParallelFor, RethrowsAndStaysUsable) {
   EXPECT_EQ(n, 100);
 }
 
+// Another index may fail while this one is in a loop of its own, which must not end half done.
+TEST_P(ParallelFor, AnErrorElsewhereLeavesInnerLoopsWhole) {
+  std::atomic<int> cut_short = 0;
+  for (int round = 0; round < 200; ++round) {
+    const auto outer = [&](std::int64_t i) {
+      if (i == 7) throw Error(Category::usage, {.found = "7"});
+      std::atomic<int> done = 0;
+      parallel_for(64, [&](std::int64_t) { ++done; });
+      cut_short += done != 64;
+    };
+    EXPECT_THROW(parallel_for(16, outer), Error);
+  }
+  EXPECT_EQ(cut_short, 0);
+}
+
 TEST(Progress, CancelReachesCopies) {
   CancelToken token;
   const CancelToken copy = token;
