@@ -241,7 +241,7 @@ def main():
 Written by `tests/bench/policy_table.sh`: {len(cards) - len(absent)} presets, {len({s for s, _, _ in controls['blind']})} scores with their controls, and coded caches, on
 {len(prompts)} prompts of {len(prompts[0]["ids"])} tokens with {questions} questions, model tiny-3m, at 50, 20, 10 and 5 % kept. So few
 questions carry differences of about 0.15, not less. What can be fitted was fitted on four other prompts (RazorAttention: on
-random tokens that repeat), LoCoCo in 2 passes over them. [Every figure of every row](policy-table.csv): recall, output error, needle retention, bytes,
+random tokens that repeat). [Every figure of every row](policy-table.csv): recall, output error, needle retention, bytes,
 S, E, D, predicted and true loss. {"Every preset has rows." if not absent else "Without rows: " + ", ".join(f"`{n}`" for n in absent) + "."}
 
 *dprob* is the closed loop's truth: probability lost on the right token, 0 = none, about 1 = all. *predicted* is what the open

@@ -26,12 +26,9 @@ calib=()
 for fit in $("$kvgrind" policies --json | python3 -c '
 import json, sys
 print(*sorted({fit for policy in json.load(sys.stdin)["policies"] for fit in policy["fitted_by"]}))'); do
-  trace=fit more=()
-  case $fit in
-    razor) trace=echo ;;
-    lococo) more=(--epochs 2) ;;
-  esac
-  [ -e "$out/$fit.h5" ] || "$kvgrind" fit "$fit" "$out/$trace.kvt" "${more[@]}" -o "$out/$fit.h5" | tee "$out/$fit.txt"
+  trace=fit
+  [ "$fit" = razor ] && trace=echo
+  [ -e "$out/$fit.h5" ] || "$kvgrind" fit "$fit" "$out/$trace.kvt" -o "$out/$fit.h5" | tee "$out/$fit.txt"
   [ "$fit" = razor ] || calib+=(--calib "$out/$fit.h5")  # of duo and razor, which fit the same parameter, duo
 done
 
