@@ -226,11 +226,12 @@ def main():
     with open(f"{folder}/suite.json") as file:
         prompts = json.load(file)["prompts"]
     lists = {key: means(folder, key) for key in PROTOCOLS}
-    controls, closed, fewer = {}, [], {}
+    controls, closed, fewer, without = {}, [], {}, {}
     for key in PROTOCOLS:
-        cells, _, count, contexts = means(folder, f"{key}-controls")
+        cells, refused, count, contexts = means(folder, f"{key}-controls")
         controls[key] = {(*control_of(name), budget): cell for (name, budget), cell in cells.items()}
         fewer[key] = contexts
+        without[key] = sorted({control_of(name)[0] for name in refused})
         if count["closed"]:
             closed.append(key)
     absent = sorted(card["name"] for card in cards if not any((card["name"], b) in lists["blind"][0] for b in BUDGETS))
@@ -266,6 +267,8 @@ definition does (`kvgrind policies NAME` says which). The order is that of dprob
                  f" scores (+4), with the last 32 (+32). {'dprob' if key in closed else f'Predicted dprob, of the open loop, on {fewer[key]} of the prompts'}.\n\n")
         heads = [f"{float(b):.0%}{more}" for b in BUDGETS for more in ("", " +4", " +32")]
         text += table(["score", *heads], controls_list(controls[key]))
+        if without[key]:
+            text += "\nWithout rows, for want of a calibration of its own: " + ", ".join(f"`{n}`" for n in without[key]) + ".\n"
     text += "\n## The fits\n\n" + "\n".join(f"- {line}" for line in fits) + "\n"
     with open(stem + ".md", "w") as file:
         file.write(text)
