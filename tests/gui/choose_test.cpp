@@ -25,6 +25,9 @@ class Choosing : public testing::Test {
   Choosing() : window(true) {
     window.resize(1400, 900);
     window.show();
+    (void)QTest::qWaitForWindowExposed(&window);
+    window.activateWindow();  // no window manager does it for us
+    (void)QTest::qWaitForWindowActive(&window);
     window.open_file(example_trace());
     if (!wait_for([&] { return window.page() == MainWindow::workspace; })) ADD_FAILURE();
     for (const char* policy : {"snapkv", "knorm"})
