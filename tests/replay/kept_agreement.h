@@ -50,7 +50,8 @@ inline sim::PolicyPtr watched_policy(const sim::PolicyPtr& policy) {
                                  .needs = {},
                                  .score = score_watched,
                                  .gives = {"*"},
-                                 .join = join_watched};
+                                 .join = join_watched,
+                                 .by_amount = true};  // joined at every firing: nothing kept from another run
   auto entry = std::make_shared<sim::Params::Entry>();
   entry->row = &of;
   entry->calls = {policy->score};
