@@ -31,6 +31,35 @@ TEST(Fit, APlantedDirectionIsFound) {
   EXPECT_EQ(fitted.number("sequences_fitted", 0), 6);
 }
 
+// The catalogue's eight vectors as queries of every head: singular values 5.6894 and 2.7624, first direction
+// (.6154, .7882), six of eight rows on its side.
+class EightQueries : public PlantedRun {
+ public:
+  EightQueries() : PlantedRun(1) {}
+  traces::RecordedQueries queries(std::int64_t, std::int64_t, std::int64_t) const override {
+    const float rows[8][2] = {{1, 0}, {0, 1}, {1, 1}, {2, 0}, {0, 2}, {-1, 0}, {1, -1}, {3, 4}};
+    traces::RecordedQueries out;
+    out.q = Array<float, 2>({length, 8});  // the other rows are zero
+    for (std::int64_t t = 0; t < length; ++t) out.position.push_back(t);
+    for (std::int64_t t = 0; t < 8; ++t)
+      for (std::int64_t d = 0; d < 2; ++d) out.q(t, d) = rows[t][d];
+    return out;
+  }
+};
+
+TEST(Fit, TheDirectionOfEightVectorsByHand) {
+  FitRequest request = fit_request("qfilters");
+  request.runs = {std::make_shared<const EightQueries>()};
+  const Calibration fitted = fit(request);
+  const auto& direction = fitted.tensor("direction", {1, 2, 8});
+  for (std::size_t g = 0; g < 2; ++g) {
+    EXPECT_NEAR(direction.values[g * 8], .6154f, 1e-4);
+    EXPECT_NEAR(direction.values[g * 8 + 1], .7882f, 1e-4);
+  }
+  // What the first singular value leaves of the whole.
+  EXPECT_NEAR(fitted.number("fitted_error", 0), 1 - 5.6894 * 5.6894 / (5.6894 * 5.6894 + 2.7624 * 2.7624), 1e-4);
+}
+
 TEST(Fit, PlantedCentresAreFound) {
   const Calibration fitted = fit(fit_request("triattention"));
   const auto& mean = fitted.tensor("mean", {1, 4, 8});

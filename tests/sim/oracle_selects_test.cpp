@@ -103,6 +103,28 @@ TEST(LaCache, Ladders) {
   for (std::int64_t n = 17; n < 400; n += 23) EXPECT_LE(at(n, 2).size(), 16u) << n;
 }
 
+TEST(LaCache, OtherSpansAndOverlaps) {
+  // Of 32 layers. A span of 16: 2 slots before a ladder, 1 after. A span of 8 that overlaps by 4: 7 and 2, and the
+  // 5 that go at once give the budget 2 more.
+  struct Shape {
+    const char* line;
+    std::int32_t before, after, more;
+  };
+  for (const Shape& shape :
+       {Shape{"ladder(start=4,span=16)", 2, 1, 0}, Shape{"ladder(start=4,span=8,overlap=4)", 7, 2, 2}})
+    for (const std::int32_t layer : {0, 1, 5, 6, 31}) {
+      const std::int32_t n = 100, budget = 88, red = shape.before - shape.after;
+      const std::int32_t ladders = (n - budget - shape.more + red - 1) / red, first = 4 + layer % (red + 1);
+      std::vector<std::int32_t> expected = {0, 1, 2, 3};
+      for (std::int32_t r = 0; r < ladders; ++r)
+        for (std::int32_t k = 0; k < shape.after; ++k) expected.push_back(first + shape.before * r + k);
+      for (std::int32_t at = 4 + shape.before * ladders; at < n; ++at) expected.push_back(at);
+      const auto kept = selected(shape.line, std::vector<float>(static_cast<std::size_t>(n)), budget, 32, layer).kept;
+      EXPECT_EQ(kept, expected) << shape.line << " layer " << layer;
+      EXPECT_EQ(static_cast<std::int32_t>(kept.size()), budget + shape.more);
+    }
+}
+
 TEST(KvCrush, BlocksByHammingDistance) {
   const std::vector<float> s{.1f, .2f, .3f, .8f, .9f, .7f};
   EXPECT_THAT(selected("crush_blocks(block=2,share=1,anchor=ones)", s, 2).kept, ElementsAre(4, 5));
