@@ -242,7 +242,8 @@ void Builder::add_table(const Rows& rows) {
   table.prompts = prompts.count();
   const Bootstrap bootstrap(prompts.count(), options_.resamples, options_.seed, options_.confidence);
   if (prompts.by_sequence()) warn("all sequences share one context: intervals are over its questions only");
-  if (prompts.count() < 10) warn(fmt::format("{} prompts: intervals are wide, aim at 50", prompts.count()));
+  if (prompts.count() < 10)
+    warn(fmt::format("{} prompt{}: intervals are wide, aim at 50", prompts.count(), prompts.count() == 1 ? "" : "s"));
 
   std::map<std::string, Rows> by_policy;  // canonical hash (or spelling) → rows
   std::vector<std::string> order;
