@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <numeric>
+#include <set>
 
 #include "sim/engine/bound_policy.h"
 #include "tests/support/t8.h"
@@ -257,6 +258,56 @@ TEST(ExpectedAttention, MeanRotationOfAGaussian) {
   const auto spread = with(0, 2);  // μ = (1, 0), Σ = diag(1, 0)
   EXPECT_NEAR(spread[6], .2845, 1e-4);
   EXPECT_NEAR(spread[7], .7155, 1e-4);
+}
+
+// The other two oracles against plain loops over the full cache's attention of the two queries to come.
+TEST(Oracle, RemovalsAndNextUses) {
+  std::mt19937_64 rng(44);
+  SyntheticShape shape{.layers = 1, .query_heads = 4, .kv_heads = 2, .head_dim = 8, .tokens = 14};
+  const SyntheticSource source(random_data(rng, shape));
+  const std::int64_t at = 10;
+  std::vector<double> error(10, 0.0), use(10, 4.0);
+  for (int head = 0; head < 2; ++head)
+    for (std::int64_t i = at; i < 14; ++i) {
+      const auto p = source.probabilities(0, head);
+      double held = 0;
+      std::vector<double> o(8, 0.0);
+      for (std::int64_t j = 0; j < at; ++j) held += static_cast<double>(p(i, j));
+      const auto v = [&](std::int64_t j, std::int64_t d) { return static_cast<double>(source.data().v[0](j, d)); };
+      for (std::int64_t j = 0; j < at; ++j)
+        for (std::int64_t d = 0; d < 8; ++d)
+          o[static_cast<std::size_t>(d)] += static_cast<double>(p(i, j)) / held * v(j, d);
+      for (std::int64_t j = 0; j < at; ++j) {
+        const double a = static_cast<double>(p(i, j));
+        for (std::int64_t d = 0; d < 8; ++d)
+          error[static_cast<std::size_t>(j)] += std::pow(a / (1 - a) * (v(j, d) - o[static_cast<std::size_t>(d)]), 2);
+        if (a > 0.1) use[static_cast<std::size_t>(j)] = std::min(use[static_cast<std::size_t>(j)], double(i - at));
+      }
+    }
+  const auto found = scores(source, "removal_error", at), soon = scores(source, "next_use", at);
+  std::set<float> different;
+  for (std::size_t j = 0; j < 10; ++j) {
+    EXPECT_NEAR(static_cast<double>(found[j]), error[j], 1e-4 * std::max(1.0, error[j])) << j;
+    EXPECT_EQ(static_cast<double>(soon[j]), -use[j]) << j;
+    different.insert(soon[j]);
+  }
+  EXPECT_GT(different.size(), 1u);
+}
+
+// Half the attention on v = 0, half on (2, 0): without either the output (1, 0) moves by 1.
+TEST(Oracle, OneRemovalByHand) {
+  SyntheticShape shape{.layers = 1, .query_heads = 1, .kv_heads = 1, .head_dim = 2, .tokens = 3, .rotary_dim = 0};
+  std::mt19937_64 rng(45);
+  SyntheticData data = random_data(rng, shape);
+  for (std::int64_t d = 0; d < 2; ++d) {
+    for (std::int64_t t = 0; t < 3; ++t) data.k[0](t, d) = data.v[0](t, d) = 0;
+    data.q[0](2, d) = 1;
+    data.k[0](2, d) = -1000;  // the query itself takes nothing
+  }
+  data.v[0](0, 0) = 2;
+  EXPECT_THAT(scores(SyntheticSource(data), "removal_error", 2), Pointwise(FloatNear(1e-5f), {1.0f, 1.0f}));
+  EXPECT_THAT(scores(SyntheticSource(data), "next_use", 2), ElementsAre(-1.0f, -1.0f));  // half is not above 1/2
+  EXPECT_THAT(scores(SyntheticSource(data), "next_use(above=0.4)", 2), ElementsAre(0.0f, 0.0f));
 }
 
 TEST(Oracle, FutureMass) {
