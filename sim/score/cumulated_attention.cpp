@@ -7,6 +7,7 @@
 #include <Eigen/Core>
 #include <cmath>
 
+#include "sim/engine/cumulated_area.h"
 #include "sim/engine/pre_rope.h"
 
 namespace kvgrind::sim::scores {
@@ -50,9 +51,7 @@ void score(const ScoreContext& context, Columns& out) {
     }
     z = (z.array() - z.maxCoeff()).exp().matrix();
     z /= z.sum();
-    double sum = 0;
-    for (std::int64_t m = 0; m < length; ++m) sum += z(m) * static_cast<double>(length - m);
-    area += sum / static_cast<double>(length);
+    area += cumulated_area({z.data(), static_cast<std::size_t>(length)});
   }
   out.figures["retrieval"] = area / static_cast<double>(context.query_heads());
 }

@@ -4,7 +4,9 @@
 
 #include "core/error.h"
 #include "sim/engine/bound_policy.h"
+#include "sim/engine/cumulated_area.h"
 #include "tests/support/synthetic_source.h"
+#include "tests/support/t8.h"
 
 namespace kvgrind::tests {
 namespace {
@@ -146,6 +148,16 @@ TEST(Duo, ClassesOfHeads) {
     EXPECT_EQ(run.kept(0, 3).size(), 40u);
   }
   EXPECT_EQ(run_engine("duo(share=0)", source, setup).kept(0, 0).size(), 40u);
+}
+
+TEST(DuoOnTheFly, AreasOfGivenRows) {
+  EXPECT_NEAR(sim::cumulated_area(std::vector<double>(4, .25)), .625, 1e-12);
+  EXPECT_NEAR(sim::cumulated_area(std::vector<double>{0, 0, 0, 1}), .25, 1e-12);
+  for (int head = 0; head < 2; ++head) {
+    std::vector<double> row;
+    for (std::int64_t j = 0; j < 8; ++j) row.push_back(static_cast<double>(attention().probabilities(0, head)(7, j)));
+    EXPECT_NEAR(sim::cumulated_area(row), head == 0 ? .65625 : .76875, 1e-5);
+  }
 }
 
 TEST(DuoOnTheFly, UniformAttentionHasHalfTheArea) {
