@@ -35,7 +35,7 @@ for score in key_norm key_diff 'window_attention(window=32)' observed_attention 
 done
 steps+=(--policy "score=none budget=uniform select=sinks_recent(sinks=4) act=drop schedule=step read=all")
 if [ "${DECODE_PROMPTS:-10}" -gt 0 ]; then
-  for task in needle copy prose; do
+  for task in needle records chains copy prose; do
     "$kvgrind" validate --model "$model" --suite "$task" --protocol multi --prompts "${DECODE_PROMPTS:-10}" \
       --length "$length" "${steps[@]}" --budget 0.5,0.3,0.2,0.1,0.05 --resamples 500 -o "$out/$task-decode" > /dev/null
     sed -n '/^| task/,/^| '"$task"'/p' "$out/$task-decode/report.md"
