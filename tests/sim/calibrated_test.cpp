@@ -5,6 +5,7 @@
 #include "core/error.h"
 #include "sim/engine/bound_policy.h"
 #include "sim/engine/cumulated_area.h"
+#include "tests/sim/fast_kvzip_gate.h"
 #include "tests/support/synthetic_source.h"
 #include "tests/support/t8.h"
 
@@ -111,14 +112,7 @@ TEST(LearnedScore, LinearByHand) {
 TEST(FastKvzip, GatesByValue) {
   // Queries k and k with its parts exchanged, base keys (1, 0) and (0, 1), biases 0 and 1: the mean of the two gates.
   Calibration gate = empty("fast_kvzip", geometry().card());
-  std::vector<float> wq(8 * 4), wk(8 * 2);
-  wq[4 * 4 + 0] = wq[5 * 4 + 1] = wq[4 * 4 + 3] = wq[5 * 4 + 2] = 1;
-  wk[4 * 2 + 0] = wk[5 * 2 + 1] = 1;
-  gate.tensors["wq 0"] = {{8, 4}, wq};
-  gate.tensors["cq 0"] = {{4}, {0, 0, 0, 0}};
-  gate.tensors["wk 0"] = {{8, 2}, wk};
-  gate.tensors["nq 0"] = gate.tensors["nk 0"] = {{2}, {1, 1}};
-  gate.tensors["base 0"] = {{2, 2}, {1, 0, 0, 1}};
+  set_fast_kvzip_gate(gate);
   const auto gated = [&](float first, float second) {
     gate.tensors["b 0"] = {{2}, {first, second}};
     return scores(geometry(), "gate_attention(sinks=0,share=0)", gate);

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "tests/sim/fast_kvzip_gate.h"
 #include "tests/sim/oracle_support.h"
 
 namespace kvgrind::tests {
@@ -185,15 +186,7 @@ TEST(Kvzap, LinearAndTwoLayers) {
 
 TEST(FastKvzip, GateByHand) {
   Calibration gate;
-  std::vector<float> wq(8 * 4), wk(8 * 2);
-  wq[4 * 4 + 0] = wq[5 * 4 + 1] = 1;  // q_0 = k
-  wq[4 * 4 + 3] = wq[5 * 4 + 2] = 1;  // q_1 = k, swapped
-  wk[4 * 2 + 0] = wk[5 * 2 + 1] = 1;
-  gate.tensors["wq 0"] = {{8, 4}, wq};
-  gate.tensors["cq 0"] = {{4}, {0, 0, 0, 0}};
-  gate.tensors["wk 0"] = {{8, 2}, wk};
-  gate.tensors["nq 0"] = gate.tensors["nk 0"] = {{2}, {1, 1}};
-  gate.tensors["base 0"] = {{2, 2}, {1, 0, 0, 1}};
+  set_fast_kvzip_gate(gate);
   gate.tensors["b 0"] = {{2}, {0, 1}};
   const auto run = [&](const char* policy, const char* amount) {
     return run_engine(policy, geometry(), with("fast_kvzip", geometry(), gate, amount)).kept(0, 0);

@@ -172,7 +172,7 @@ TEST_F(KvtPython, ReadsPassesOverAContextOnceMore) {
     for (const ProbePass& pass : trace->probe_passes(s))
       about += (about.empty() ? "" : " ") + std::string(probe_kind_name(pass.kind)) + ":" +
                std::to_string(pass.number) + ":" + std::to_string(pass.begin) + ":" + std::to_string(pass.end);
-    EXPECT_EQ(about.size(), std::string("repeat:0:4:30 repeat:1:30:60 reread:0:0:60 episode:0:0:60").size());
+    EXPECT_EQ(about, "repeat:0:4:30 repeat:1:30:60 reread:0:0:60 episode:0:0:60");
     dump("passes." + std::to_string(s), about.data(), static_cast<std::int64_t>(about.size()));
     for (const ProbeKind kind : {ProbeKind::repeat, ProbeKind::reread, ProbeKind::episode})
       for (std::int64_t l = 0; l < 2; ++l) {
