@@ -34,7 +34,7 @@ struct Prefix {
   std::unique_ptr<sim::CacheState> cache;
   std::int64_t tokens = 0;
   Role role = Role::context;
-  std::unique_ptr<sim::ScoreStore> scores = std::make_unique<sim::ScoreStore>(std::int64_t{64} << 20);
+  std::unique_ptr<sim::ScoreStore> scores = std::make_unique<sim::ScoreStore>();
   std::vector<float> last_logits;  // of the last prefix token: they predict the token after it
 };
 

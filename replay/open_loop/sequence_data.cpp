@@ -194,7 +194,8 @@ std::int64_t SequenceData::estimated_bytes(const RecordedRun& run, std::int64_t 
   const std::int64_t probabilities = std::min(c.layers * c.query_heads * m * info.tokens * 4, reference_limit_bytes);
   const std::int64_t signals =
       std::min<std::int64_t>(info.tokens * c.layers * c.query_heads * c.head_dim * 4, 512ll << 20);
-  const std::int64_t scores = std::min(8 * info.tokens * c.layers * c.query_heads * 4, score_limit_bytes);
+  const std::int64_t scores =
+      std::min(8 * info.tokens * c.layers * c.query_heads * 4, sim::ScoreStore::usual_limit_bytes);
   return kv + rows + probabilities + signals + scores;
 }
 

@@ -90,7 +90,6 @@ class SequenceData {
 
   static constexpr std::int64_t overlap_keys = 32;
   static constexpr std::int64_t reference_limit_bytes = 256ll << 20;
-  static constexpr std::int64_t score_limit_bytes = 64ll << 20;
 
  private:
   std::size_t at(std::int64_t layer, std::int64_t query_head) const {
@@ -118,7 +117,7 @@ class SequenceData {
   std::vector<RowTally> tallies_;                                      // [L · Hq · M]
   Array<double, 2> projected_norm_, residual_norm_;
   std::vector<double> nll_;
-  std::unique_ptr<sim::ScoreStore> scores_ = std::make_unique<sim::ScoreStore>(score_limit_bytes);
+  std::unique_ptr<sim::ScoreStore> scores_ = std::make_unique<sim::ScoreStore>();
 };
 
 }  // namespace kvgrind::replay

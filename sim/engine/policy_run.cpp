@@ -23,13 +23,8 @@ bool asks_amount(const BoundCall& score) {
   return false;
 }
 
-}  // namespace
-
-struct PolicyRun::State {
-  RunSetup setup;
-  const SignalSource& signals;
-  CacheState& cache;
-  RunFacts facts, score_facts;  // of scores: without the amount, unless they ask for it
+// What a run has come to so far: what a fork takes over.
+struct Past {
   std::vector<Memory> score_memory, select_memory, act_memory, read_memory;  // [L · heads]
   Memory budget_memory;
   std::vector<Columns> columns;  // [L · heads] of the last scoring
@@ -39,6 +34,15 @@ struct PolicyRun::State {
   std::int64_t compressed_at = -1;
   std::int64_t slots_called = 0;
   std::function<void(const GroupPlan&)> observer;
+};
+
+}  // namespace
+
+struct PolicyRun::State : Past {
+  RunSetup setup;
+  const SignalSource& signals;
+  CacheState& cache;
+  RunFacts facts, score_facts;  // of scores: without the amount, unless they ask for it
 
   State(const RunSetup& given, const SignalSource& source, CacheState& owned)
       : setup(given), signals(source), cache(owned) {
@@ -59,20 +63,7 @@ struct PolicyRun::State {
   }
 
   State(const State& other, const SignalSource& source, CacheState& owned) : State(other.setup, source, owned) {
-    score_memory = other.score_memory;
-    select_memory = other.select_memory;
-    act_memory = other.act_memory;
-    read_memory = other.read_memory;
-    budget_memory = other.budget_memory;
-    columns = other.columns;
-    requested = other.requested;
-    effective = other.effective;
-    nan = other.nan;
-    scored_until = other.scored_until;
-    fired_at = other.fired_at;
-    compressed_at = other.compressed_at;
-    slots_called = other.slots_called;
-    observer = other.observer;
+    static_cast<Past&>(*this) = other;
   }
 
   const BoundPolicy& policy() const { return *setup.policy; }

@@ -17,7 +17,8 @@ class ScoreStore {
  public:
   using Scores = std::shared_ptr<const std::vector<Columns>>;  // [L · heads]
 
-  explicit ScoreStore(std::int64_t limit_bytes) : limit_bytes_(limit_bytes) {}
+  static constexpr std::int64_t usual_limit_bytes = 64ll << 20;
+  explicit ScoreStore(std::int64_t limit_bytes = usual_limit_bytes) : limit_bytes_(limit_bytes) {}
 
   Scores find(const std::string& key);  // null when not there
   // The first to come stays; what alone passes the limit is not kept.
