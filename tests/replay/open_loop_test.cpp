@@ -13,6 +13,7 @@
 #include "sim/engine/methods.h"
 #include "sim/engine/policy.h"
 #include "tests/replay/synthetic_run.h"
+#include "tests/replay/turned_off.h"
 #include "tests/support/for_all.h"
 #include "tests/support/synthetic_source.h"
 
@@ -47,15 +48,6 @@ std::vector<std::string> runnable_presets(const SequenceData& data) {
     for (const sim::Signal signal : sim::needed_signals(*sim::bind_policy(name)))
       EXPECT_TRUE(data.source().has(signal)) << name << " needs " << sim::signal_name(signal);
   return sim::preset_names();
-}
-
-// As its card says that it does nothing at full budget: presets of a fixed size by parameters of their own.
-std::string turned_off(const std::string& preset) {
-  for (const sim::MethodCard& card : sim::method_cards())
-    if (card.name == preset)
-      if (const std::string identity = sim::read_method(card).identity; !identity.empty())
-        return preset + "(" + identity + ")";
-  return preset;
 }
 
 TEST(OpenLoop, MomentsAndQuerySets) {
@@ -199,11 +191,12 @@ TEST(OpenLoop, FullBudgetIsTheIdentityForEveryPreset) {
     const auto run = synthetic_run({.window = window, .everything = true});
     for (const std::int64_t sequence : {1, 3}) {  // with a tail, and a context alone
       const SequenceData data(run, sequence);
-      for (const std::string& preset : runnable_presets(data)) {
+      ASSERT_EQ(runnable_presets(data).size(), sim::method_cards().size());
+      for (const sim::MethodCard& card : sim::method_cards()) {
         for (const Protocol protocol : {Protocol::blind, Protocol::aware}) {
-          SCOPED_TRACE(preset + " " + std::string(protocol_name(protocol)) + " window " + std::to_string(window) +
+          SCOPED_TRACE(card.name + " " + std::string(protocol_name(protocol)) + " window " + std::to_string(window) +
                        " sequence " + std::to_string(sequence));
-          const OpenOutcome outcome = run_open(data, job_of(turned_off(preset), "1", protocol));
+          const OpenOutcome outcome = run_open(data, job_of(tests::turned_off(card), "1", protocol));
           for (const auto& [name, metric] : outcome.metrics) {
             const std::string figure = name.substr(0, name.find('.'));
             if (figure == "S" || figure == "E" || figure == "D" || figure == "output_error" ||
